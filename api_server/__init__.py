@@ -1,0 +1,1 @@
+"""HTTP and the Open Inference Protocol in front of the runners."""

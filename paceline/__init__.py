@@ -1,0 +1,1 @@
+"""Paceline serves PyTorch models; see README.md."""

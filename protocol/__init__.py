@@ -1,0 +1,1 @@
+"""The ground: types, bytes, errors, limits, clock and the request ledger; imports nothing of ours."""

@@ -1,0 +1,66 @@
+"""Every bound of the system, with its name and default: counts AND bytes.
+
+Readers of bytes check these before they allocate; the config may lower or raise those that DESIGN.md calls
+settings, and passes them on in the ServeSpec. Called by every room; knows nothing of any.
+"""
+
+from __future__ import annotations
+
+# One ZeroMQ message.
+HEAD_BYTES_MAX = 2 * 1024 * 1024
+FRAME_BYTES_MAX = 256 * 1024 * 1024
+MESSAGE_FRAMES_MAX = 4096
+MESSAGE_BYTES_MAX = 512 * 1024 * 1024
+TREE_DEPTH_MAX = 8
+TREE_LEAVES_MAX = 1024
+TENSOR_RANK_MAX = 16
+KEY_BYTES_MAX = 4096
+TEXT_BYTES_MAX = 16 * 1024
+
+# A message of many requests is cut at whichever comes first.
+MESSAGE_REQUESTS_MAX = 64
+MESSAGE_BYTES_CUT = 1024 * 1024
+
+# A tensor up to this size travels inside the head; above, it is a frame of its own. Measured in benchmarks/:
+# a frame costs about 1.5 us on each side, whatever its size.
+INLINE_BYTES_MAX = 4096
+
+# pyzmq hands frames from this size on to libzmq without a copy; smaller ones are cheaper copied.
+COPY_THRESHOLD_BYTES = 64 * 1024
+
+# One request.
+REQUEST_ROWS_MAX = 4096
+BODY_BYTES_MAX = 64 * 1024 * 1024
+JSON_DEPTH_MAX = 32
+
+# HTTP connection hardening.
+HEADERS_BYTES_MAX = 16 * 1024
+HEADERS_COUNT_MAX = 100
+TARGET_BYTES_MAX = 8 * 1024
+HEADERS_READ_S = 10.0
+BODY_CHUNKS_MAX = 65_536
+REQUEST_ID_CHARS_MAX = 128
+
+# One API server's window per dispatch host, returned by answers; and what waits behind it.
+WINDOW_REQUESTS = 1024
+WINDOW_BYTES = 256 * 1024 * 1024
+PENDING_REQUESTS_MAX = 4096
+PENDING_BYTES_MAX = 256 * 1024 * 1024
+
+# One dispatcher.
+QUEUE_ROWS_MAX = 65_536
+QUEUE_BYTES_MAX = 1024 * 1024 * 1024
+BATCH_ROWS_DEFAULT = 64
+STARTS_MAX = 2
+
+# Time, seconds unless the name says otherwise.
+LATENCY_BUDGET_MS = 30_000.0
+TIMEOUT_MAX_MS = 600_000.0
+DRAIN_GRACE_S = 30.0
+HEARTBEAT_S = 0.5
+HANG_S = 3.0
+
+# Sockets.
+SOCKET_HWM = 65_536
+SOCKET_LINGER_MS = 200
+IPC_PATH_BYTES_MAX = 100

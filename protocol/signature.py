@@ -1,0 +1,266 @@
+"""What a model offers: its methods, whether and where they batch, what is known of their inputs.
+
+Parsed once from what the user wrote (`signatures={...}`), stored in the manifest, frozen into the ServeSpec; read by
+store, runner, API server and client alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from paceline.protocol import dtypes
+from paceline.protocol.dtypes import DType
+from paceline.protocol.errors import ConfigError, InvalidInput, InvalidParameter, TooLarge, did_you_mean
+from paceline.protocol.limits import REQUEST_ROWS_MAX
+from paceline.protocol.tensor import Strings, Tensor
+from paceline.protocol.tree import Tree
+
+SIGNATURE_KEYS = ("batchable", "batch_dim", "idempotent", "max_batch_size", "latency_budget_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One parameter of a method. `dtype` and `shape` are None where open; a dim of -1 is free; `shape` includes the
+    batch dim. `required` is False where the Python parameter has a default."""
+
+    name: str
+    dtype: DType | None = None
+    shape: tuple[int, ...] | None = None
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """One method of a model. `batch_dim` is (in, out). `inputs` in parameter order; `open_inputs` says that the method
+    takes more than those (`*args`, `**kwargs`, or a signature that Python cannot see)."""
+
+    name: str
+    batchable: bool = False
+    batch_dim: tuple[int, int] = (0, 0)
+    idempotent: bool = True
+    max_batch_size: int | None = None
+    latency_budget_ms: float | None = None
+    inputs: tuple[InputSpec, ...] = ()
+    open_inputs: bool = True
+    outputs: tuple[InputSpec, ...] = field(default=())
+
+
+def parse_signatures(signatures: Mapping[str, Mapping[str, object]] | None) -> dict[str, MethodSpec]:
+    """Methods from the user's `{"__call__": {"batchable": True, "batch_dim": 0}}`; None means `__call__`, not batchable.
+
+    `batchdim` is read as `batch_dim` (the guide writes both). Raises ConfigError that names the method, the key and the
+    nearest right key.
+    """
+    if signatures is None:
+        signatures = {"__call__": {"batchable": False}}
+    if not isinstance(signatures, Mapping) or not signatures:
+        raise ConfigError(
+            f'signatures is {signatures!r}, expected {{"__call__": {{"batchable": True, "batch_dim": 0}}}}'
+        )
+    return {name: _parse_method(name, options) for name, options in signatures.items()}
+
+
+def _parse_method(name: str, options: object) -> MethodSpec:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ConfigError(f"signatures: {name!r} is not the name of a method")
+    if not isinstance(options, Mapping):
+        raise ConfigError(f'signatures["{name}"] is {options!r}, expected a mapping such as {{"batchable": True}}')
+    known = {"batchdim": "batch_dim"}
+    values: dict[str, object] = {}
+    for key, value in options.items():
+        canonical = known.get(key, key)
+        if canonical not in SIGNATURE_KEYS:
+            hint = did_you_mean(str(key), SIGNATURE_KEYS)
+            raise ConfigError(
+                f'signatures["{name}"] has the unknown key {key!r}.{hint} Known keys: {", ".join(SIGNATURE_KEYS)}.'
+            )
+        if canonical in values:
+            raise ConfigError(f'signatures["{name}"] gives batch_dim twice, as "batch_dim" and "batchdim"')
+        values[canonical] = value
+    return MethodSpec(
+        name=name,
+        batchable=_flag(name, "batchable", values.get("batchable", False)),
+        batch_dim=_batch_dim(name, values.get("batch_dim", 0)),
+        idempotent=_flag(name, "idempotent", values.get("idempotent", True)),
+        max_batch_size=_positive_int(name, "max_batch_size", values.get("max_batch_size")),
+        latency_budget_ms=_positive_number(name, "latency_budget_ms", values.get("latency_budget_ms")),
+    )
+
+
+def _flag(method: str, key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f'signatures["{method}"]["{key}"] is {value!r}, expected True or False')
+    return value
+
+
+def _batch_dim(method: str, value: object) -> tuple[int, int]:
+    dims = (value, value) if isinstance(value, int) else value
+    if isinstance(dims, (tuple, list)) and len(dims) == 2 and all(type(dim) is int and 0 <= dim < 16 for dim in dims):
+        return (dims[0], dims[1])
+    raise ConfigError(
+        f'signatures["{method}"]["batch_dim"] is {value!r}, expected an int >= 0 or a pair (input dim, output dim)'
+    )
+
+
+def _positive_int(method: str, key: str, value: object) -> int | None:
+    if value is None or (type(value) is int and value >= 1):
+        return value
+    raise ConfigError(f'signatures["{method}"]["{key}"] is {value!r}, expected an int >= 1')
+
+
+def _positive_number(method: str, key: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise ConfigError(f'signatures["{method}"]["{key}"] is {value!r}, expected a number > 0')
+
+
+def pick_method(methods: Mapping[str, MethodSpec], name: str | None) -> MethodSpec:
+    """The method `name`; without a name `__call__`, else the only one. Raises InvalidParameter that lists them."""
+    if name is None:
+        if "__call__" in methods:
+            return methods["__call__"]
+        if len(methods) == 1:
+            return next(iter(methods.values()))
+        raise InvalidParameter(f"no method given; expected parameters.method to be one of {', '.join(methods)}")
+    method = methods.get(name)
+    if method is None:
+        hint = did_you_mean(name, methods)
+        raise InvalidParameter(f"method {name!r} is unknown.{hint} Expected one of {', '.join(methods)}.")
+    return method
+
+
+def measure(
+    method: MethodSpec, args: tuple[Tree, ...], kwargs: dict[str, Tree], rows_max: int = REQUEST_ROWS_MAX
+) -> tuple[bytes, int]:
+    """(key, rows) of one call: requests with equal keys may share a batch; `rows` counts along the batch dim.
+
+    The key spells method, structure, dtypes and the shapes without the batch dim; plain values are part of it, since
+    joined requests must agree on them. Raises InvalidInput (no tensor, rank too small, unequal rows), TooLarge.
+    """
+    parts: list[str] = [method.name]
+    if not method.batchable:
+        return method.name.encode(), 1
+    rows = _Rows(method.batch_dim[0])
+    for arg in args:
+        _describe(arg, rows, parts)
+    for name in sorted(kwargs):
+        parts.append(f"{name}=")
+        _describe(kwargs[name], rows, parts)
+    if rows.count < 0:
+        raise InvalidInput(f"method {method.name!r} is batchable and got no tensor to batch along dim {rows.dim}")
+    if rows.count == 0:
+        raise InvalidInput(
+            f"method {method.name!r} got a tensor with 0 rows along its batch dim {rows.dim}; expected >= 1"
+        )
+    if rows.count > rows_max:
+        raise TooLarge(f"request has {rows.count} rows, over the limit of {rows_max} rows; send it in parts")
+    return "|".join(parts).encode(), rows.count
+
+
+class _Rows:
+    """The row count that all tensors of one call must share."""
+
+    __slots__ = ("count", "dim")
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.count = -1
+
+    def add(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        dim = self.dim
+        if len(shape) <= dim:
+            raise InvalidInput(
+                f"a tensor of shape {list(shape)} has no batch dim {dim}; expected at least {dim + 1} dims "
+                f"(add a leading dim of 1 for a single row)"
+            )
+        if self.count < 0:
+            self.count = shape[dim]
+        elif shape[dim] != self.count:
+            raise InvalidInput(
+                f"inputs have {self.count} and {shape[dim]} rows along batch dim {dim}; expected the same"
+            )
+        return shape[:dim] + shape[dim + 1 :]
+
+
+def _describe(tree: Tree, rows: _Rows, parts: list[str]) -> None:
+    if isinstance(tree, Tensor):
+        parts.append(f"{tree.dtype.name}{rows.add(tree.shape)}")
+    elif isinstance(tree, Strings):
+        parts.append(f"str{rows.add(tree.shape)}")
+    elif isinstance(tree, (list, tuple)):
+        parts.append("[" if isinstance(tree, list) else "(")
+        for item in tree:
+            _describe(item, rows, parts)
+        parts.append("]")
+    elif isinstance(tree, dict):
+        parts.append("{")
+        for key, item in tree.items():
+            parts.append(f"{key}:")
+            _describe(item, rows, parts)
+        parts.append("}")
+    else:
+        parts.append(repr(tree))
+
+
+def spec_to_plain(method: MethodSpec) -> dict[str, object]:
+    """A JSON- and MessagePack-ready dict; `spec_from_plain` reads it back."""
+    return {
+        "name": method.name,
+        "batchable": method.batchable,
+        "batch_dim": list(method.batch_dim),
+        "idempotent": method.idempotent,
+        "max_batch_size": method.max_batch_size,
+        "latency_budget_ms": method.latency_budget_ms,
+        "inputs": [_input_to_plain(spec) for spec in method.inputs],
+        "open_inputs": method.open_inputs,
+        "outputs": [_input_to_plain(spec) for spec in method.outputs],
+    }
+
+
+def spec_from_plain(plain: Mapping[str, object]) -> MethodSpec:
+    """Read what `spec_to_plain` wrote. Raises ValueError or KeyError or TypeError on anything else."""
+    batch_dim = plain["batch_dim"]
+    inputs, outputs = plain["inputs"], plain["outputs"]
+    if (
+        not isinstance(batch_dim, (list, tuple))
+        or not isinstance(inputs, (list, tuple))
+        or not isinstance(outputs, (list, tuple))
+    ):
+        raise TypeError("method spec: batch_dim, inputs and outputs must be arrays")
+    options = {key: plain[key] for key in SIGNATURE_KEYS if plain.get(key) is not None}
+    options["batch_dim"] = tuple(batch_dim)
+    parsed = _parse_method(str(plain["name"]), options)
+    return MethodSpec(
+        name=parsed.name,
+        batchable=parsed.batchable,
+        batch_dim=parsed.batch_dim,
+        idempotent=parsed.idempotent,
+        max_batch_size=parsed.max_batch_size,
+        latency_budget_ms=parsed.latency_budget_ms,
+        inputs=tuple(_input_from_plain(item) for item in inputs),
+        open_inputs=bool(plain["open_inputs"]),
+        outputs=tuple(_input_from_plain(item) for item in outputs),
+    )
+
+
+def _input_to_plain(spec: InputSpec) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "dtype": spec.dtype.name if spec.dtype else None,
+        "shape": list(spec.shape) if spec.shape is not None else None,
+        "required": spec.required,
+    }
+
+
+def _input_from_plain(plain: Mapping[str, object]) -> InputSpec:
+    dtype, shape = plain["dtype"], plain["shape"]
+    return InputSpec(
+        name=str(plain["name"]),
+        dtype=dtypes.BY_NAME[str(dtype)] if dtype is not None else None,
+        shape=tuple(int(dim) for dim in shape) if isinstance(shape, (list, tuple)) else None,
+        required=bool(plain["required"]),
+    )

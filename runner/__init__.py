@@ -1,0 +1,1 @@
+"""What runs models: dispatcher, executor, worker process, frameworks."""

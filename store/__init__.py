@@ -1,0 +1,1 @@
+"""Models on disk: tags, versions, manifests, atomic writes."""
