@@ -1,7 +1,8 @@
 """The closed table of element types: wire code, short name, OIP name, size, numpy type.
 
 A peer names a dtype by its wire code or OIP name and only this table is asked: never `np.dtype(text_from_wire)`.
-numpy has no bfloat16: such tensors are uint16 words in numpy, tagged BF16 (ml_dtypes.bfloat16 is accepted where installed).
+numpy has no bfloat16: such tensors are uint16 words in numpy, tagged BF16 (ml_dtypes.bfloat16 is accepted where
+installed).
 """
 
 from __future__ import annotations

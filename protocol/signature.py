@@ -48,7 +48,7 @@ class MethodSpec:
 
 
 def parse_signatures(signatures: Mapping[str, Mapping[str, object]] | None) -> dict[str, MethodSpec]:
-    """Methods from the user's `{"__call__": {"batchable": True, "batch_dim": 0}}`; None means `__call__`, not batchable.
+    """Methods from the user's `{"__call__": {"batchable": True, "batch_dim": 0}}`; None: `__call__`, not batchable.
 
     `batchdim` is read as `batch_dim` (the guide writes both). Raises ConfigError that names the method, the key and the
     nearest right key.

@@ -20,9 +20,9 @@ from paceline.protocol.limits import INLINE_BYTES_MAX, TREE_DEPTH_MAX, TREE_LEAV
 from paceline.protocol.tensor import Buffer, Strings, Tensor, check_size
 
 Tree: TypeAlias = (
-    "None | bool | int | float | str | bytes | Tensor | Strings | list[Tree] | tuple[Tree, ...] | dict[str, Tree]"
+    "bool | int | float | str | bytes | Tensor | Strings | list[Tree] | tuple[Tree, ...] | dict[str, Tree] | None"
 )
-Packed: TypeAlias = "None | bool | int | float | str | bytes | list[Packed] | dict[str, Packed]"
+Packed: TypeAlias = "bool | int | float | str | bytes | list[Packed] | dict[str, Packed] | None"
 
 LIST, TUPLE, TENSOR, STRINGS = 0, 1, 2, 3
 

@@ -1,0 +1,233 @@
+"""Sockets: the only module that imports zmq. Blocking for workers and the supervisor, asyncio for API servers.
+
+A `Channels` owns one ZeroMQ context; `bind` gives a ServerSocket (many peers, by identity), `connect` a ClientSocket
+(one server). Both send and receive whole multipart messages without ever blocking: a full pipe or an unreachable peer
+is a `False`, which the ledger handles. `wait` blocks on several of them; `AsyncSocket` puts one into an event loop
+through its edge-triggered descriptor, so it looks at EVENTS after every send and receive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from paceline.protocol import limits
+from paceline.protocol.errors import StartError
+from paceline.protocol.messages import ORIGIN_BYTES
+from paceline.protocol.tensor import Buffer
+
+_REFUSED = (errno.EAGAIN, errno.EHOSTUNREACH)
+_RECEIVE_BURST = 64
+
+
+def fresh_incarnation() -> bytes:
+    """A new random identity for one start of one process; ZeroMQ reserves a first byte of 0."""
+    return b"\x01" + os.urandom(ORIGIN_BYTES - 1)
+
+
+def ipc_address(path: Path) -> str:
+    """`ipc://` of `path`; raises StartError if the kernel's limit on socket paths would cut it."""
+    if len(os.fsencode(path)) > limits.IPC_PATH_BYTES_MAX:
+        raise StartError(
+            f"socket path {path} has {len(os.fsencode(path))} bytes, over the limit of {limits.IPC_PATH_BYTES_MAX}; "
+            f"choose a shorter run directory (--run-dir)"
+        )
+    return f"ipc://{path}"
+
+
+class Channels:
+    """The sockets of one process; leaving the `with` closes what is still open, lingering at most 0.2 s."""
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, 4096)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._context.destroy(linger=limits.SOCKET_LINGER_MS)
+
+    def bind(self, address: str) -> ServerSocket:
+        """A server socket on `address` (ipc://...; the file is made 0600). Raises StartError if it cannot be bound."""
+        socket = self._socket(zmq.ROUTER)
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        mask = os.umask(0o077)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            socket.close(0)
+            raise StartError(f"cannot bind {address}: {error}") from error
+        finally:
+            os.umask(mask)
+        return ServerSocket(socket)
+
+    def connect(self, address: str, identity: bytes) -> ClientSocket:
+        """A socket to the server at `address`, known there as `identity` (a fresh incarnation)."""
+        socket = self._socket(zmq.DEALER)
+        socket.set(zmq.IDENTITY, identity)
+        socket.connect(address)
+        return ClientSocket(socket)
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.set(zmq.LINGER, limits.SOCKET_LINGER_MS)
+        socket.set(zmq.SNDHWM, limits.SOCKET_HWM)
+        socket.set(zmq.RCVHWM, limits.SOCKET_HWM)
+        socket.set(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
+        socket.set(zmq.HANDSHAKE_IVL, 5000)
+        socket.set(zmq.RECONNECT_IVL, 20)
+        socket.set(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.copy_threshold = limits.COPY_THRESHOLD_BYTES
+        return socket
+
+
+class _Socket:
+    """What both kinds share: non-blocking receive of whole messages, readiness, close."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self.zmq = socket
+        self.address = bytes(socket.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+
+    def fileno(self) -> int:
+        """The edge-triggered descriptor of the socket."""
+        fd: int = self.zmq.get(zmq.FD)
+        return fd
+
+    def readable(self) -> bool:
+        """Whether a whole message waits."""
+        return bool(self.zmq.get(zmq.EVENTS) & zmq.POLLIN)
+
+    def close(self) -> None:
+        self.zmq.close(limits.SOCKET_LINGER_MS)
+
+    def _receive_parts(self) -> list[Buffer] | None:
+        """One multipart message, None if none waits. The first two parts (identity, head) are copied: they are small
+        and parsed at once; large buffers stay in ZeroMQ's memory and are viewed."""
+        socket = self.zmq
+        try:
+            parts: list[Buffer] = [socket.recv(zmq.NOBLOCK)]
+        except zmq.Again:
+            return None
+        while socket.rcvmore:
+            if len(parts) < 2:
+                parts.append(socket.recv())
+                continue
+            frame = socket.recv(copy=False)
+            parts.append(frame.buffer if len(frame) >= limits.COPY_THRESHOLD_BYTES else frame.bytes)
+        return parts
+
+    def _send_parts(self, parts: Sequence[Buffer]) -> bool:
+        try:
+            self.zmq.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno in _REFUSED:
+                return False
+            raise
+        return True
+
+
+class ServerSocket(_Socket):
+    """Many peers, each known by the identity it connected with."""
+
+    def receive(self) -> tuple[bytes, list[Buffer]] | None:
+        """(peer, parts) of the next message, None if none waits."""
+        parts = self._receive_parts()
+        return None if parts is None else (bytes(parts[0]), parts[1:])
+
+    def drain(self, messages_max: int = 1024) -> Iterator[tuple[bytes, list[Buffer]]]:
+        """Messages that wait, up to `messages_max`."""
+        for _ in range(messages_max):
+            message = self.receive()
+            if message is None:
+                return
+            yield message
+
+    def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
+        """Hand `parts` to ZeroMQ for `peer`; False if its pipe is full or it is not connected."""
+        return self._send_parts([peer, *parts])
+
+
+class ClientSocket(_Socket):
+    """One server."""
+
+    def receive(self) -> list[Buffer] | None:
+        """The parts of the next message, None if none waits."""
+        return self._receive_parts()
+
+    def drain(self, messages_max: int = 1024) -> Iterator[list[Buffer]]:
+        """Messages that wait, up to `messages_max`."""
+        for _ in range(messages_max):
+            parts = self.receive()
+            if parts is None:
+                return
+            yield parts
+
+    def send(self, parts: Sequence[Buffer]) -> bool:
+        """Hand `parts` to ZeroMQ; False if the pipe is full."""
+        return self._send_parts(parts)
+
+
+def wait(sockets: Iterable[_Socket], timeout_s: float | None, fds: Iterable[int] = ()) -> bool:
+    """Block until one of `sockets` has a message, one of `fds` is readable, or `timeout_s` passed (None = for ever).
+
+    True if something is ready. Interrupted by a signal handler it returns early.
+    """
+    poller = zmq.Poller()
+    for socket in sockets:
+        poller.register(socket.zmq, zmq.POLLIN)
+    for fd in fds:
+        poller.register(fd, zmq.POLLIN)
+    # Rounded up: waking a fraction of a millisecond early would spin until the time is reached.
+    timeout_ms = None if timeout_s is None else max(0, int(-(-timeout_s * 1000 // 1)))
+    return bool(poller.poll(timeout_ms))
+
+
+class AsyncSocket:
+    """A ClientSocket in an asyncio loop: `on_message(parts)` for each message, `send` at any time from the loop."""
+
+    def __init__(
+        self,
+        socket: ClientSocket,
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[list[Buffer]], None],
+    ) -> None:
+        self._socket = socket
+        self._loop = loop
+        self._on_message = on_message
+        self._closed = False
+        loop.add_reader(socket.fileno(), self._readable)
+        loop.call_soon(self._readable)
+
+    def send(self, parts: Sequence[Buffer]) -> bool:
+        """As ClientSocket.send. A send consumes the descriptor's edge, so what arrived meanwhile is looked for."""
+        sent = self._socket.send(parts)
+        if self._socket.readable():
+            self._loop.call_soon(self._readable)
+        return sent
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+    def _readable(self) -> None:
+        if self._closed:
+            return
+        for parts in self._socket.drain(_RECEIVE_BURST):
+            self._on_message(parts)
+            if self._closed:
+                return
+        if self._socket.readable():
+            self._loop.call_soon(self._readable)

@@ -1,0 +1,219 @@
+"""The control plane: what children, native clients and `paceline status` say to the supervisor, and it to them.
+
+    child -> supervisor     Hello once, ChildState at each change
+    supervisor -> child     Topology (whole snapshots, versioned) to API servers and clients; Drain to all
+    client -> supervisor    Hello; answered by Welcome (the ServeSpec) and from then on by Topology
+    status -> supervisor    StatusRequest; answered by Status
+
+Same framing as messages.py, one head and no buffers. Small and rare: encoded field by field through one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from paceline.protocol.errors import ProtocolError
+from paceline.protocol.messages import Frames, open_head, pack_head
+from paceline.protocol.tensor import Buffer
+
+
+class State(StrEnum):
+    """The life of a child process."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A peer's first message: `kind` is "api_server", "worker" or "client"; `incarnation` is its fresh identity."""
+
+    kind: str
+    runner: str
+    index: int
+    incarnation: bytes
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """A child's own word on its state. READY of a worker carries the address of its data socket and its device."""
+
+    incarnation: bytes
+    state: str
+    detail: str = ""
+    address: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One dispatch host: where to send a runner's requests."""
+
+    runner: str
+    incarnation: bytes
+    address: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostHost:
+    """A host that died. `started`: the (origin, counter) pairs it had in hand, at most one batch; `known` is False
+    where that could not be told, and all its requests may have started."""
+
+    runner: str
+    incarnation: bytes
+    reason: str
+    known: bool
+    started: tuple[tuple[bytes, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRunner:
+    """A runner that was given up: `reason` says why."""
+
+    runner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The whole picture, replacing any of a lower version. `lost` holds the latest deaths, so that one missed snapshot
+    loses none."""
+
+    version: int
+    draining: bool
+    hosts: tuple[Host, ...]
+    lost: tuple[LostHost, ...]
+    failed: tuple[FailedRunner, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to a client's Hello: the ServeSpec as spec.py encodes it."""
+
+    serve: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Stop taking, finish what has a deadline left within `grace_s` seconds, exit 0."""
+
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """Ask for Status."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process in `paceline status`. Counters are since its start; `last_death` explains the latest restart."""
+
+    kind: str
+    runner: str
+    index: int
+    pid: int
+    state: str
+    device: str
+    uptime_s: float
+    restarts: int
+    requests: int
+    batches: int
+    rows: int
+    rss_bytes: int
+    last_death: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The supervisor's answer: itself and every child."""
+
+    version: str
+    url: str
+    draining: bool
+    processes: tuple[ProcessStatus, ...]
+
+
+ControlMessage: TypeAlias = Hello | ChildState | Topology | Welcome | Drain | StatusRequest | Status
+
+_KINDS: dict[int, type[Any]] = {
+    64: Hello,
+    65: ChildState,
+    66: Topology,
+    67: Welcome,
+    68: Drain,
+    69: StatusRequest,
+    70: Status,
+}
+_CODES = {cls: code for code, cls in _KINDS.items()}
+_PARTS: dict[str, type[Any]] = {
+    "tuple[Host, ...]": Host,
+    "tuple[LostHost, ...]": LostHost,
+    "tuple[FailedRunner, ...]": FailedRunner,
+    "tuple[ProcessStatus, ...]": ProcessStatus,
+}
+
+
+def encode(message: ControlMessage) -> list[Buffer]:
+    """The one-frame multipart form of `message`."""
+    return [pack_head(_CODES[type(message)], *_plain(message))]
+
+
+def decode(parts: Frames) -> ControlMessage:
+    """The control message behind `parts`. Raises ProtocolError on anything else, and nothing but that."""
+    kind, values, frames = open_head(parts)
+    cls = _KINDS.get(kind)
+    if cls is None:
+        raise ProtocolError(f"message kind {kind!r} is unknown on the control plane")
+    if frames:
+        raise ProtocolError(f"{cls.__name__} has {len(frames)} buffers, expected none")
+    message: ControlMessage = _build(cls, values)
+    return message
+
+
+def _plain(value: Any) -> list[Any]:
+    return [_plain_field(getattr(value, f.name)) for f in fields(value)]
+
+
+def _plain_field(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) if hasattr(item, "__dataclass_fields__") else item for item in value]
+    return value
+
+
+def _build(cls: type[Any], values: object) -> Any:
+    specs = fields(cls)
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != len(specs):
+        raise ProtocolError(f"{cls.__name__} does not have its {len(specs)} fields")
+    return cls(*[_field(cls.__name__, spec.name, str(spec.type), value) for spec, value in zip(specs, values)])
+
+
+def _field(owner: str, name: str, annotation: str, value: object) -> Any:
+    part = _PARTS.get(annotation)
+    if part is not None and isinstance(value, list):
+        return tuple(_build(part, item) for item in value)
+    if annotation == "tuple[tuple[bytes, int], ...]" and isinstance(value, list):
+        return tuple(_pair(owner, item) for item in value)
+    expected = _SCALARS.get(annotation)
+    if expected is None or type(value) is not expected:
+        raise ProtocolError(f"{owner}.{name} is {type(value).__name__}, expected {annotation}")
+    return value
+
+
+def _pair(owner: str, item: object) -> tuple[bytes, int]:
+    if isinstance(item, list) and len(item) == 2 and type(item[0]) is bytes and type(item[1]) is int:
+        return (item[0], item[1])
+    raise ProtocolError(f"{owner} has a started request that is not (origin, counter)")
+
+
+_SCALARS: dict[str, type[Any]] = {"str": str, "int": int, "bytes": bytes, "float": float, "bool": bool}

@@ -1,0 +1,347 @@
+"""The data plane: what API servers (and native clients) and dispatch hosts say to each other.
+
+    API server -> host    Infer (many requests of one tick), Cancel
+    host -> API server    Answers (all results and failures of one batch for one API server), Forecast
+
+A message is ZeroMQ multipart: one head, then raw buffers. The head is MessagePack of [VERSION, kind, fields...]. Each
+dataclass has one encoder and one decoder here; `decode` is the only way in. A request that is malformed inside a sound
+message fails alone: its arguments stay packed until `InferItem.call` opens them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import msgpack
+
+from paceline.protocol.errors import ProtocolError
+from paceline.protocol.limits import (
+    HEAD_BYTES_MAX,
+    KEY_BYTES_MAX,
+    MESSAGE_FRAMES_MAX,
+    TEXT_BYTES_MAX,
+)
+from paceline.protocol.tensor import Buffer
+from paceline.protocol.tree import Packed, Tree, pack_tree, unpack_tree
+
+VERSION: Final = 1
+INFER, CANCEL, ANSWERS, FORECAST = 1, 2, 3, 4
+ORIGIN_BYTES: Final = 16
+CANCELLED: Final = "cancelled"
+
+Frames: TypeAlias = Sequence[Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class InferItem:
+    """One request on its way to a worker.
+
+    `counter` is unique within its origin; with `attempt` it fences answers. `starts` counts hand-overs to a worker
+    process so far. Times are CLOCK_MONOTONIC nanoseconds of this host. `packed` is the pair (args tuple, kwargs dict)
+    as tree.py packs it; its large buffers are `frames`. `key` and `rows` are what `signature.measure` said.
+    """
+
+    counter: int
+    attempt: int
+    starts: int
+    arrival_ns: int
+    deadline_ns: int
+    priority: int
+    rows: int
+    method: str
+    key: bytes
+    request_id: str
+    traceparent: str
+    packed: Packed
+    frames: tuple[Buffer, ...] = ()
+
+    def call(self) -> tuple[tuple[Tree, ...], dict[str, Tree]]:
+        """(args, kwargs), tensors viewing the message's bytes. Raises ProtocolError if they are not well-formed."""
+        tree = unpack_tree(self.packed, self.frames)
+        if isinstance(tree, tuple) and len(tree) == 2:
+            args, kwargs = tree
+            if isinstance(args, tuple) and isinstance(kwargs, dict):
+                return args, kwargs
+        raise ProtocolError("arguments are not a pair of a tuple and a map")
+
+
+@dataclass(frozen=True, slots=True)
+class Infer:
+    """Requests of one loop tick of the API server `origin` (its 16-byte incarnation)."""
+
+    origin: bytes
+    items: tuple[InferItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Requests of `origin` that nobody waits for any more. The host answers each that it still had queued."""
+
+    origin: bytes
+    counters: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One request's result tree, packed; `batch_rows`, `queue_us` and `run_us` say how it was served."""
+
+    counter: int
+    attempt: int
+    batch_rows: int
+    queue_us: int
+    run_us: int
+    packed: Packed
+    frames: tuple[Buffer, ...] = ()
+
+    def tree(self) -> Tree:
+        """The result, tensors viewing the message's bytes. Raises ProtocolError if it is not well-formed."""
+        return unpack_tree(self.packed, self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One request's terminal error, or CANCELLED, which only returns the window's credit."""
+
+    counter: int
+    attempt: int
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All that one batch (or one round of refusals) has for the API server `origin`."""
+
+    origin: bytes
+    results: tuple[Result, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a host can do, for admission: when each worker frees (monotonic ns), rows queued, the latency table
+    (`seconds[i]` for a batch of `sizes[i]` rows) and the rows per second it drains at."""
+
+    rows_queued: int
+    rows_per_s: float
+    free_at_ns: tuple[int, ...]
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+
+Message: TypeAlias = Infer | Cancel | Answers | Forecast
+
+
+def pack_call(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Packed, tuple[Buffer, ...]]:
+    """(packed, frames) of an InferItem's arguments."""
+    frames: list[Buffer] = []
+    packed = pack_tree((args, kwargs), frames)
+    return packed, tuple(frames)
+
+
+def pack_result(tree: Tree) -> tuple[Packed, tuple[Buffer, ...]]:
+    """(packed, frames) of a Result's tree."""
+    frames: list[Buffer] = []
+    return pack_tree(tree, frames), tuple(frames)
+
+
+def encode(message: Message) -> list[Buffer]:
+    """The multipart form of `message`: head first, then the buffers in item order."""
+    return _ENCODERS[type(message)](message)
+
+
+def decode(parts: Frames) -> Message:
+    """The message behind `parts` (head, buffers...). Raises ProtocolError on anything else, and nothing but that."""
+    kind, fields, frames = open_head(parts)
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise ProtocolError(f"message kind {kind!r} is unknown on the data plane")
+    return decoder(fields, frames)
+
+
+def open_head(parts: Frames) -> tuple[int, list[Any], Frames]:
+    """(kind, fields, buffers) of a multipart message whose head has this protocol's version and form."""
+    if not parts:
+        raise ProtocolError("message has no head")
+    if len(parts) > MESSAGE_FRAMES_MAX:
+        raise ProtocolError(f"message has {len(parts)} frames, over the limit of {MESSAGE_FRAMES_MAX}")
+    head = unpack_head(parts[0])
+    if head[0] != VERSION:
+        raise ProtocolError(f"message has protocol version {head[0]!r}, this side speaks {VERSION}")
+    return head[1], head[2:], parts[1:]
+
+
+def unpack_head(head: Buffer) -> list[Any]:
+    """The array in `head`: no trailing bytes, ext types or non-string keys, and at least version and kind."""
+    if len(head) > HEAD_BYTES_MAX:
+        raise ProtocolError(f"head of {len(head)} bytes is over the limit of {HEAD_BYTES_MAX}")
+    try:
+        fields = msgpack.unpackb(head, raw=False, strict_map_key=True, ext_hook=_no_ext, timestamp=0)
+    except ProtocolError:
+        raise
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError(f"head is not MessagePack: {type(error).__name__}") from error
+    if type(fields) is not list or len(fields) < 2 or type(fields[0]) is not int or type(fields[1]) is not int:
+        raise ProtocolError("head is not an array that starts with version and kind")
+    return fields
+
+
+def pack_head(*fields: object) -> bytes:
+    """MessagePack of [VERSION, *fields]."""
+    packed: bytes = msgpack.packb((VERSION, *fields), use_bin_type=True)
+    return packed
+
+
+def _no_ext(code: int, data: bytes) -> object:
+    raise ProtocolError(f"head has an ext type {code} of {len(data)} bytes, expected none")
+
+
+_ITEM_TYPES = [int, int, int, int, int, int, int, str, bytes, str, str]
+_RESULT_TYPES = [int, int, int, int, int]
+
+
+def _encode_infer(message: Infer) -> list[Buffer]:
+    parts: list[Buffer] = [b""]
+    rows = []
+    for i in message.items:
+        rows.append(
+            (
+                i.counter,
+                i.attempt,
+                i.starts,
+                i.arrival_ns,
+                i.deadline_ns,
+                i.priority,
+                i.rows,
+                i.method,
+                i.key,
+                i.request_id,
+                i.traceparent,
+                i.packed,
+                len(i.frames),
+            )
+        )
+        parts.extend(i.frames)
+    parts[0] = pack_head(INFER, message.origin, rows)
+    return parts
+
+
+def _decode_infer(fields: list[Any], frames: Frames) -> Infer:
+    origin, rows = _origin_and_array(fields)
+    items = []
+    at = 0
+    for row in rows:
+        if type(row) is not list or len(row) != 13 or list(map(type, row[:11])) != _ITEM_TYPES:
+            raise ProtocolError("Infer has an item that is not the 13 fields of a request")
+        count = _frame_count(row[12], at, frames)
+        if row[6] < 1 or row[1] < 0 or row[2] < 0 or len(row[8]) > KEY_BYTES_MAX or len(row[9]) > TEXT_BYTES_MAX:
+            raise ProtocolError("Infer has an item whose rows, attempt, starts, key or request id is out of range")
+        items.append(InferItem(*row[:12], tuple(frames[at : at + count])))
+        at += count
+    _all_used(at, frames)
+    return Infer(origin, tuple(items))
+
+
+def _encode_cancel(message: Cancel) -> list[Buffer]:
+    return [pack_head(CANCEL, message.origin, message.counters)]
+
+
+def _decode_cancel(fields: list[Any], frames: Frames) -> Cancel:
+    origin, counters = _origin_and_array(fields)
+    _all_used(0, frames)
+    if not all(type(counter) is int for counter in counters):
+        raise ProtocolError("Cancel has a counter that is not an integer")
+    return Cancel(origin, tuple(counters))
+
+
+def _encode_answers(message: Answers) -> list[Buffer]:
+    parts: list[Buffer] = [b""]
+    results = []
+    for r in message.results:
+        results.append((r.counter, r.attempt, r.batch_rows, r.queue_us, r.run_us, r.packed, len(r.frames)))
+        parts.extend(r.frames)
+    failures = [(f.counter, f.attempt, f.code, f.message, f.retry_after_s) for f in message.failures]
+    parts[0] = pack_head(ANSWERS, message.origin, results, failures)
+    return parts
+
+
+def _decode_answers(fields: list[Any], frames: Frames) -> Answers:
+    if len(fields) != 3:
+        raise ProtocolError(f"Answers has {len(fields)} fields, expected 3")
+    origin, rows = _origin_and_array(fields[:2])
+    results = []
+    at = 0
+    for row in rows:
+        if type(row) is not list or len(row) != 7 or list(map(type, row[:5])) != _RESULT_TYPES:
+            raise ProtocolError("Answers has an item that is not the 7 fields of a result")
+        count = _frame_count(row[6], at, frames)
+        results.append(Result(*row[:6], tuple(frames[at : at + count])))
+        at += count
+    _all_used(at, frames)
+    if type(fields[2]) is not list:
+        raise ProtocolError("Answers has no array of failures")
+    return Answers(origin, tuple(results), tuple(_failure(row) for row in fields[2]))
+
+
+def _failure(row: object) -> Failure:
+    if type(row) is not list or len(row) != 5 or list(map(type, row[:4])) != [int, int, str, str]:
+        raise ProtocolError("Answers has an item that is not the 5 fields of a failure")
+    if row[4] is not None and type(row[4]) is not float:
+        raise ProtocolError("Answers has a failure whose retry_after_s is not a float")
+    return Failure(*row)
+
+
+def _encode_forecast(message: Forecast) -> list[Buffer]:
+    f = message
+    return [pack_head(FORECAST, f.rows_queued, f.rows_per_s, f.free_at_ns, f.sizes, f.seconds)]
+
+
+def _decode_forecast(fields: list[Any], frames: Frames) -> Forecast:
+    _all_used(0, frames)
+    if len(fields) != 5 or list(map(type, fields)) != [int, float, list, list, list]:
+        raise ProtocolError("Forecast does not have its 5 fields")
+    free_at, sizes, seconds = fields[2:]
+    if not all(type(v) is int for v in free_at + sizes) or not all(type(v) is float for v in seconds):
+        raise ProtocolError("Forecast has times or sizes of the wrong type")
+    if len(sizes) != len(seconds):
+        raise ProtocolError(f"Forecast has {len(sizes)} sizes and {len(seconds)} durations, expected as many")
+    return Forecast(fields[0], fields[1], tuple(free_at), tuple(sizes), tuple(seconds))
+
+
+def _origin_and_array(fields: list[Any]) -> tuple[bytes, list[Any]]:
+    if (
+        len(fields) != 2
+        or type(fields[0]) is not bytes
+        or len(fields[0]) != ORIGIN_BYTES
+        or type(fields[1]) is not list
+    ):
+        raise ProtocolError(f"message is not a {ORIGIN_BYTES}-byte origin and an array")
+    return fields[0], fields[1]
+
+
+def _frame_count(count: object, at: int, frames: Frames) -> int:
+    if type(count) is not int or count < 0 or at + count > len(frames):
+        raise ProtocolError(f"item claims {count!r} frames from number {at} of {len(frames)}")
+    return count
+
+
+def _all_used(used: int, frames: Frames) -> None:
+    if used != len(frames):
+        raise ProtocolError(f"message has {len(frames)} buffers, its items use {used}")
+
+
+_ENCODERS: dict[type, Callable[[Any], list[Buffer]]] = {
+    Infer: _encode_infer,
+    Cancel: _encode_cancel,
+    Answers: _encode_answers,
+    Forecast: _encode_forecast,
+}
+_DECODERS: dict[int, Callable[[list[Any], Frames], Message]] = {
+    INFER: _decode_infer,
+    CANCEL: _decode_cancel,
+    ANSWERS: _decode_answers,
+    FORECAST: _decode_forecast,
+}

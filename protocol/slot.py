@@ -1,0 +1,92 @@
+"""A process's slot: one small mmap'd file in the run directory that survives its owner's SIGKILL.
+
+The owner writes its state, a beat, counters, and before each batch the ids it is about to start; the supervisor reads
+it to know who is alive, who hangs, and who had started. One writer, readers tolerate a torn batch by the sequence
+number (odd = being written; a writer killed in between leaves the batch unknown).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from paceline.protocol.messages import ORIGIN_BYTES
+
+_HEADER = struct.Struct("<8s Q Q Q Q Q Q Q Q")
+_MAGIC = b"PLSLOT01"
+_BEAT, _REQUESTS, _BATCHES, _ROWS, _SEQUENCE, _BATCH_ID, _STARTED_NS, _COUNT = range(8, 72, 8)
+_ID = struct.Struct(f"<{ORIGIN_BYTES}s Q")
+IDS_MAX = 4096
+SLOT_BYTES = _HEADER.size + IDS_MAX * _ID.size
+_U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotView:
+    """What a reader sees. Times are CLOCK_MONOTONIC ns. `batch` is None while idle, or with `known` False if the
+    owner died while writing it or the batch had more than IDS_MAX ids."""
+
+    beat_ns: int
+    requests: int
+    batches: int
+    rows: int
+    batch_id: int
+    batch_started_ns: int
+    known: bool
+    started: tuple[tuple[bytes, int], ...]
+
+
+class Slot:
+    """The writer's side."""
+
+    def __init__(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, SLOT_BYTES)
+            self._map = mmap.mmap(fd, SLOT_BYTES)
+        finally:
+            os.close(fd)
+        self._map[:8] = _MAGIC
+
+    def beat(self, now_ns: int) -> None:
+        """Say that the process is alive; called from a thread of its own."""
+        _U64.pack_into(self._map, _BEAT, now_ns)
+
+    def count(self, requests: int, batches: int, rows: int) -> None:
+        """Set the counters, totals since start."""
+        struct.pack_into("<QQQ", self._map, _REQUESTS, requests, batches, rows)
+
+    def begin(self, batch_id: int, ids: list[tuple[bytes, int]], now_ns: int) -> None:
+        """A batch with these (origin, counter) ids is about to run."""
+        view = self._map
+        sequence: int = _U64.unpack_from(view, _SEQUENCE)[0]
+        _U64.pack_into(view, _SEQUENCE, sequence + 1)
+        struct.pack_into("<QQQ", view, _BATCH_ID, batch_id, now_ns, len(ids))
+        if len(ids) <= IDS_MAX:
+            at = _HEADER.size
+            view[at : at + len(ids) * _ID.size] = b"".join([_ID.pack(origin, counter) for origin, counter in ids])
+        _U64.pack_into(view, _SEQUENCE, sequence + 2)
+
+    def end(self) -> None:
+        """The batch is over: nothing is in hand."""
+        struct.pack_into("<QQ", self._map, _STARTED_NS, 0, 0)
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def read_slot(path: Path) -> SlotView | None:
+    """The slot at `path`, None if there is none or it is not one."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if len(data) != SLOT_BYTES or data[:8] != _MAGIC:
+        return None
+    _, beat, requests, batches, rows, sequence, batch_id, started_ns, count = _HEADER.unpack_from(data)
+    known = sequence % 2 == 0 and count <= IDS_MAX
+    ids = tuple(_ID.unpack_from(data, _HEADER.size + index * _ID.size) for index in range(count if known else 0))
+    return SlotView(beat, requests, batches, rows, batch_id, started_ns, known, ids)
