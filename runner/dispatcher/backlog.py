@@ -1,0 +1,90 @@
+"""All that waits: one queue per key, its cap and its recent arrivals. Knows no worker and no latency."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from math import inf
+
+from paceline.runner.dispatcher.arrivals import Arrivals
+from paceline.runner.dispatcher.queue import KeyQueue, Waiting
+
+
+@dataclass(slots=True)
+class KeyState:
+    """What is kept of one key, its queue empty or not."""
+
+    key: Hashable
+    queue: KeyQueue = field(init=False)
+    arrivals: Arrivals = field(default_factory=Arrivals)
+
+    def __post_init__(self) -> None:
+        self.queue = KeyQueue(self.key)
+
+
+class Backlog:
+    """`waiting` holds the keys with a queue; of the others only the last `keys_max` are remembered."""
+
+    def __init__(self, keys_max: int) -> None:
+        self.rows = 0
+        self.waiting: dict[Hashable, KeyState] = {}
+        self._idle: OrderedDict[Hashable, KeyState] = OrderedDict()
+        self._caps: dict[Hashable, tuple[int, float]] = {}
+        self._keys_max = keys_max
+
+    def states(self) -> list[KeyState]:
+        """The keys that wait, else the last that did."""
+        return list(self.waiting.values()) or [self._idle[key] for key in list(self._idle)[-1:]]
+
+    def add(self, waiting: Waiting) -> KeyState:
+        key = waiting.request.key
+        state = self.waiting.get(key)
+        if state is None:
+            state = self.waiting[key] = self._idle.pop(key) if key in self._idle else KeyState(key)
+        state.queue.add(waiting)
+        self.rows += waiting.request.rows
+        return state
+
+    def remove(self, waiting: Waiting) -> None:
+        state = self.waiting[waiting.request.key]
+        state.queue.remove(waiting)
+        self.left(state, waiting.request.rows)
+
+    def left(self, state: KeyState, rows: int) -> None:
+        """So many rows were taken out of the queue of this key."""
+        self.rows -= rows
+        if not state.queue:
+            del self.waiting[state.key]
+            self._idle[state.key] = state
+            if len(self._idle) > self._keys_max:
+                self._idle.popitem(last=False)
+
+    def pop_expired(self, now: float) -> list[Waiting]:
+        """Every request whose deadline has passed leaves."""
+        expired: list[Waiting] = []
+        for state in list(self.waiting.values()):
+            before = state.queue.rows
+            for lane in list(state.queue.lanes):
+                count = 0
+                while count < len(lane.entries) and lane.entries[count].deadline <= now:
+                    count += 1
+                expired += state.queue.take(lane, count)
+            if before > state.queue.rows:
+                self.left(state, before - state.queue.rows)
+        return expired
+
+    def earliest_deadline(self) -> float:
+        return min((state.queue.earliest_deadline() for state in self.waiting.values()), default=inf)
+
+    def lower_cap(self, key: Hashable, rows: int, until: float, now: float) -> None:
+        self._caps = {k: cap for k, cap in self._caps.items() if cap[1] > now and k != key}
+        if len(self._caps) >= self._keys_max:
+            del self._caps[min(self._caps, key=lambda k: self._caps[k][1])]
+        if until > now:
+            self._caps[key] = (max(1, rows), until)
+
+    def cap(self, key: Hashable, rows_max: int, now: float) -> int:
+        """The most rows of a batch of this key now."""
+        if not self._caps:
+            return rows_max
+        rows, until = self._caps.get(key, (rows_max, inf))
+        return min(rows, rows_max) if now < until else rows_max

@@ -1,0 +1,92 @@
+"""A latency curve: seconds of a batch by its rows, never falling. Immutable; every dispatch decision asks it."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+TIE = 0.97  # sizes whose rows per second are within 3 % count as equal: the larger goes
+MEMO_MAX = 8192
+INSTANT_S = 1e-12
+
+
+def pad(rows: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds `rows`; `rows` itself where none does."""
+    at = bisect_left(buckets, rows)
+    return buckets[at] if at < len(buckets) else rows
+
+
+class Curve:
+    """Linear between its points, flat below the first, `tail_s` seconds per row beyond the last."""
+
+    def __init__(self, points: Iterable[tuple[int, float]], buckets: Sequence[int] = (), tail_s: float | None = None):
+        self.points = tuple(_raised(points))
+        self._sizes = [rows for rows, _ in self.points]
+        self._buckets = buckets
+        self._tail_s = self._last_slope() if tail_s is None else max(tail_s, 0.0)
+        self._seconds: dict[int, float] = {}
+        self._best: dict[int, int] = {}
+
+    def seconds(self, rows: int) -> float:
+        """Of one batch of `rows` rows, padded to its bucket."""
+        seconds = self._seconds.get(rows)
+        if seconds is None:
+            if len(self._seconds) >= MEMO_MAX:
+                self._seconds.clear()
+            seconds = self._seconds[rows] = self._interpolate(pad(rows, self._buckets))
+        return seconds
+
+    def rate(self, rows: int) -> float:
+        """Rows per second of batches of this size."""
+        return rows / max(self.seconds(rows), INSTANT_S)
+
+    def best_rows(self, rows_max: int) -> int:
+        """The size up to `rows_max` with the most rows per second, ties within 3 % to the larger.
+
+        Between two points rows per second only rise or only fall, so the points and `rows_max` are candidates enough.
+        """
+        best = self._best.get(rows_max)
+        if best is None:
+            if len(self._best) >= MEMO_MAX:
+                self._best.clear()
+            sizes = {rows_max, *(size for size in (*self._sizes, *self._buckets) if size < rows_max)}
+            enough = TIE * max(self.rate(size) for size in sizes)
+            best = self._best[rows_max] = max(size for size in sizes if self.rate(size) >= enough)
+        return best
+
+    def rows_within(self, seconds: float, rows_max: int) -> int:
+        """The most rows up to `rows_max` that take at most this long; 0 where not even one does."""
+        if self.seconds(rows_max) <= seconds:
+            return rows_max
+        low, high = 0, rows_max  # low fits, high does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.seconds(middle) <= seconds:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _interpolate(self, rows: int) -> float:
+        at = bisect_left(self._sizes, rows)
+        if at == len(self._sizes):
+            last_rows, last_s = self.points[-1]
+            return last_s + self._tail_s * (rows - last_rows)
+        right_rows, right_s = self.points[at]
+        if at == 0 or right_rows == rows:
+            return right_s
+        left_rows, left_s = self.points[at - 1]
+        return left_s + (right_s - left_s) * (rows - left_rows) / (right_rows - left_rows)
+
+    def _last_slope(self) -> float:
+        """A single point says nothing of a gain from batching, so none is assumed."""
+        last_rows, last_s = self.points[-1]
+        if len(self.points) == 1:
+            return last_s / last_rows
+        left_rows, left_s = self.points[-2]
+        return (last_s - left_s) / (last_rows - left_rows)
+
+
+def _raised(points: Iterable[tuple[int, float]]) -> Iterable[tuple[int, float]]:
+    highest = 0.0
+    for rows, seconds in sorted(points):
+        highest = max(highest, seconds)
+        yield rows, highest

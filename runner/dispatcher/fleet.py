@@ -1,0 +1,121 @@
+"""The workers, the batches that they hold and when they are expected to be free. Knows no queue and no policy."""
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass, field
+from math import inf
+
+from paceline.runner.dispatcher.queue import Waiting
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests bound to a worker. `cancelled` holds the ids of members that nobody waits for any more."""
+
+    batch_id: int
+    key: Hashable
+    profile: str
+    members: list[Waiting]
+    rows: int
+    padded_rows: int
+    slice_rows: int  # what the executor cuts the batch into; rows unless it is a single oversize request
+    predicted_s: float | None
+    cancelled: set[Hashable] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A live worker: the first of `batches` runs, a second one is prefetched."""
+
+    worker_id: Hashable
+    profile: str
+    batches: list[Batch] = field(default_factory=list)
+    free_at: float = -inf  # predicted; inf while something unpredictable runs
+    draining: bool = False
+
+
+class Fleet:
+    """Workers in order of joining; the first that is free gets work, so that spare ones are seen to be idle."""
+
+    def __init__(self, prefetch_s: float) -> None:
+        self.idle = 0  # workers without a batch that take one
+        self.profiles: Counter[str] = Counter()
+        self._prefetch_s = prefetch_s
+        self._workers: dict[Hashable, Worker] = {}
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def join(self, worker_id: Hashable, profile: str) -> None:
+        if worker_id in self._workers:
+            raise ValueError(f"worker {worker_id!r} has joined already: tell of its loss first")
+        self._workers[worker_id] = Worker(worker_id, profile)
+        self.profiles[profile] += 1
+        self.idle += 1
+
+    def drain(self, worker_id: Hashable) -> None:
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.draining:
+            return
+        if worker.batches:
+            worker.draining = True
+        else:
+            self.idle -= 1
+            self._forget(worker)
+
+    def lose(self, worker_id: Hashable, started: Collection[int] | None) -> list[tuple[Batch, bool]]:
+        """The batches that the worker held, each with whether it may have started."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return []
+        if not worker.batches:
+            self.idle -= 1
+        self._forget(worker)
+        return [(batch, started is None or batch.batch_id in started) for batch in worker.batches]
+
+    def next_free(self, now: float) -> Worker | None:
+        """An idle worker, else one whose only batch is predicted to end within prefetch_s."""
+        if self.idle:
+            return next(worker for worker in self._workers.values() if not worker.batches and not worker.draining)
+        if self._prefetch_s <= 0:
+            return None
+        holders = [worker for worker in self if len(worker.batches) == 1 and not worker.draining]
+        soonest = min(holders, key=lambda worker: worker.free_at, default=None)
+        return soonest if soonest is not None and soonest.free_at - self._prefetch_s <= now else None
+
+    def next_prefetch_at(self) -> float:
+        """When the next busy worker will take a batch in advance; inf = none will."""
+        if self._prefetch_s <= 0:
+            return inf
+        ends = (worker.free_at for worker in self if len(worker.batches) == 1 and not worker.draining)
+        return min(ends, default=inf) - self._prefetch_s
+
+    def bind(self, worker: Worker, batch: Batch, start: float) -> None:
+        if not worker.batches:
+            self.idle -= 1
+        worker.batches.append(batch)
+        worker.free_at = inf if batch.predicted_s is None else start + batch.predicted_s
+
+    def done(self, worker_id: Hashable, batch_id: int, now: float) -> Batch | None:
+        """None for a worker or a batch that is not known (any more)."""
+        worker = self._workers.get(worker_id)
+        batch = next((b for b in worker.batches if b.batch_id == batch_id), None) if worker else None
+        if worker is None or batch is None:
+            return None
+        worker.batches.remove(batch)
+        worker.free_at = now + sum(inf if b.predicted_s is None else b.predicted_s for b in worker.batches)
+        if not worker.batches:
+            if worker.draining:
+                self._forget(worker)
+            else:
+                self.idle += 1
+        return batch
+
+    def _forget(self, worker: Worker) -> None:
+        del self._workers[worker.worker_id]
+        self.profiles[worker.profile] -= 1
+        if not self.profiles[worker.profile]:
+            del self.profiles[worker.profile]

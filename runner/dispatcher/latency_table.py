@@ -1,0 +1,266 @@
+"""What is known of the time that batches take on one kind of device for one key: given, or learned from durations.
+
+The learned table follows reference policy PACE: per size the median of the last durations, made monotone by pooling
+adjacent violators (Barlow et al., Statistical Inference under Order Restrictions, 1972), never a single line, because
+padded shapes make steps. It knows no queue, deadline or worker.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+from paceline.runner.dispatcher.curve import Curve
+
+RING = 16  # durations kept per size
+WARM_UP = 2  # first durations of a size, not learned: allocation, compilation
+STALL = 3.0  # times the median: counted, not learned
+CHANGE_RUN = 8  # so many ratios in a row beyond CHANGE_HIGH or CHANGE_LOW mean that the device has changed
+CHANGE_HIGH = 1.2
+CHANGE_LOW = 0.8
+RATIOS = 200
+RATIOS_STEP = 16  # the safety factor is computed anew after so many durations
+NOTICEABLE = 0.01  # a median that moves less leaves the curve as it is
+FINE_SIZES = 64  # sizes above are learned in 32 steps per doubling, which bounds the cells
+
+
+class LatencyTable:
+    """A table that is given and true. `curve` is None as long as nothing is known (never, here)."""
+
+    known = True
+
+    def __init__(self, points: Mapping[int, float], buckets: Sequence[int] = (), quantile: float = 0.5) -> None:
+        self._points = tuple(points.items())
+        self._buckets = buckets
+        self._ratios = _Ratios(quantile)
+        self.curve: Curve | None = Curve(self._points, buckets)
+        self.probe_at = inf
+
+    @property
+    def grounded(self) -> bool:
+        """Whether requests may be refused on its word."""
+        return True
+
+    @property
+    def rows_allowed(self) -> float:
+        """No batch should be larger: never more than twice the largest that was tried."""
+        return inf
+
+    @property
+    def rows_measured(self) -> float:
+        return inf
+
+    def observe(self, rows: int, seconds: float, now: float) -> None:
+        """A batch of `rows` padded rows took `seconds`."""
+        curve = self.curve
+        assert curve is not None
+        if self._ratios.add(seconds * self._ratios.factor, curve.seconds(rows)):
+            self.curve = Curve(((size, s * self._ratios.factor) for size, s in self._points), self._buckets)
+
+
+class _Ratios:
+    """The safety factor: a quantile of measured / predicted over the last 200 batches. 0.5 means none."""
+
+    def __init__(self, quantile: float) -> None:
+        self.factor = 1.0
+        self._quantile = quantile
+        self._last: deque[float] = deque(maxlen=RATIOS)
+        self._count = 0
+
+    def add(self, measured_s: float, predicted_s: float) -> bool:
+        """True if the factor changed."""
+        if self._quantile <= 0.5 or predicted_s <= 0:
+            return False
+        self._last.append(measured_s / predicted_s)
+        self._count += 1
+        if self._count % RATIOS_STEP:
+            return False
+        ordered = sorted(self._last)
+        self.factor = max(1.0, ordered[min(len(ordered) - 1, int(self._quantile * len(ordered)))])
+        return True
+
+
+@dataclass(slots=True)
+class _Cell:
+    """The durations of one size."""
+
+    samples: deque[float] = field(default_factory=lambda: deque(maxlen=RING))
+    median_s: float = 0.0
+    drawn_s: float = 0.0  # the median that the curve was drawn with
+    measured_at: float = 0.0
+    borrowed: bool = False  # from another key of the method; the first own duration replaces it
+
+    def refill(self, samples: Iterable[float]) -> None:
+        self.samples.clear()
+        self.samples.extend(samples)
+        self.borrowed = False
+        self.median_s = _median(self.samples)
+
+    def add(self, seconds: float, now: float) -> None:
+        if self.borrowed:
+            self.samples.clear()
+            self.borrowed = False
+        self.samples.append(seconds)
+        self.median_s = _median(self.samples)
+        self.measured_at = now
+
+
+class LearnedTable:
+    """A table that starts from nothing, or from what other keys of the method have shown."""
+
+    known = False
+
+    def __init__(
+        self,
+        buckets: Sequence[int] = (),
+        quantile: float = 0.5,
+        ageing_s: float = inf,
+        pool: "LearnedTable | None" = None,
+    ) -> None:
+        self.curve: Curve | None = None
+        self.grounded = False
+        self.rows_measured: float = 0
+        self.probe_at = 0.0  # when an idle worker may next serve a request that seems hopeless
+        self.stalls = 0
+        self._rows_tried = 0
+        self._buckets = buckets
+        self._ageing_s = ageing_s
+        self._ratios = _Ratios(quantile)
+        self._cells: dict[int, _Cell] = {}
+        self._warm_ups: dict[int, int] = {}
+        self._run: list[tuple[int, float, float]] = []  # (size, seconds, ratio), all to one side
+        if pool is not None:
+            self._borrow(pool)
+
+    @property
+    def rows_allowed(self) -> float:
+        return max(1, 2 * self._rows_tried)
+
+    def observe(self, rows: int, seconds: float, now: float) -> None:
+        """A batch of `rows` padded rows took `seconds`. Warm-ups and stalls are not learned, lasting changes are."""
+        self._rows_tried = max(self._rows_tried, rows)
+        size = _cell_size(rows)
+        warm_ups = self._warm_ups.get(size, 0)
+        if warm_ups < WARM_UP:
+            self._warm_ups[size] = warm_ups + 1
+            return
+        self.grounded = True
+        cell = self._cells.get(size)
+        if cell is not None and not cell.borrowed:
+            cell.measured_at = now
+            if self._has_changed(size, seconds, seconds / cell.median_s):
+                self._change()
+                return
+            if len(cell.samples) > WARM_UP and seconds > STALL * cell.median_s:
+                self.stalls += 1
+                return
+        self._learn(size, seconds, now)
+
+    def _learn(self, size: int, seconds: float, now: float) -> None:
+        redraw = False
+        if self.rows_measured == 0 and self._cells and self.curve is not None:
+            self._scale_borrowed(seconds * self._ratios.factor / self.curve.seconds(size))
+            redraw = True
+        if self.curve is not None:
+            redraw |= self._ratios.add(seconds * self._ratios.factor, self.curve.seconds(size))
+        cell = self._cells.setdefault(size, _Cell())
+        cell.add(seconds, now)
+        self.rows_measured = max(self.rows_measured, size)
+        redraw |= self._forget_old(now)
+        if redraw or abs(cell.median_s - cell.drawn_s) > NOTICEABLE * cell.drawn_s:
+            self._draw()
+
+    def _borrow(self, pool: "LearnedTable") -> None:
+        for size, cell in pool._cells.items():
+            mine = self._cells[size] = _Cell(measured_at=cell.measured_at)
+            mine.refill((cell.median_s,))
+            mine.borrowed = True
+        self._rows_tried = pool._rows_tried
+        if self._cells:
+            self._draw()
+
+    def _scale_borrowed(self, ratio: float) -> None:
+        """Keys of one method share the shape of the curve, seldom its height."""
+        for cell in self._cells.values():
+            cell.refill((cell.median_s * ratio,))
+            cell.borrowed = True
+
+    def _has_changed(self, size: int, seconds: float, ratio: float) -> bool:
+        run = self._run
+        if run and (run[0][2] > 1) != (ratio > 1):
+            run.clear()
+        if CHANGE_LOW <= ratio <= CHANGE_HIGH:
+            run.clear()
+            return False
+        run.append((size, seconds, ratio))
+        return len(run) >= CHANGE_RUN
+
+    def _change(self) -> None:
+        """Sizes measured during the run keep only those durations, the others are scaled by its median ratio."""
+        factor = _median(ratio for _, _, ratio in self._run)
+        for size, cell in self._cells.items():
+            borrowed = cell.borrowed
+            fresh = [seconds for run_size, seconds, _ in self._run if run_size == size]
+            cell.refill(fresh or (cell.median_s * factor,))
+            cell.borrowed = borrowed and not fresh
+        self._run.clear()
+        self._draw()
+
+    def _forget_old(self, now: float) -> bool:
+        """Sizes above the smallest two fresh ones that nobody measured for long: grown into again, as from cold."""
+        limit = now - self._ageing_s
+        if all(cell.measured_at >= limit for cell in self._cells.values()):
+            return False
+        fresh = sorted(size for size, cell in self._cells.items() if cell.measured_at >= limit)
+        old = [size for size, cell in self._cells.items() if cell.measured_at < limit]
+        old = [size for size in old if len(fresh) > 1 and size > fresh[1]]
+        for size in old:
+            del self._cells[size]
+        if old:
+            self._rows_tried = int(max(self._cells))
+            self.rows_measured = max(size for size, cell in self._cells.items() if not cell.borrowed)
+        return bool(old)
+
+    def _draw(self) -> None:
+        cells = sorted(self._cells.items())
+        for _, cell in cells:
+            cell.drawn_s = cell.median_s
+        heights = _monotone([(cell.median_s, len(cell.samples)) for _, cell in cells])
+        factor = self._ratios.factor
+        points = [(size, height * factor) for (size, _), height in zip(cells, heights, strict=True)]
+        self.curve = Curve(points, self._buckets, _tail(points))
+
+
+def _cell_size(rows: int) -> int:
+    if rows <= FINE_SIZES:
+        return rows
+    step = 1 << ((rows - 1).bit_length() - 6)
+    return -(-rows // step) * step
+
+
+def _tail(points: list[tuple[int, float]]) -> float | None:
+    """Seconds per row beyond the last point, taken over half the range: the last two sizes alone are mostly noise."""
+    last_rows, last_s = points[-1]
+    halves = [point for point in points[:-1] if 2 * point[0] <= last_rows] or points[:1]
+    left_rows, left_s = halves[-1]
+    return (last_s - left_s) / (last_rows - left_rows) if left_rows < last_rows else None
+
+
+def _monotone(heights: list[tuple[float, int]]) -> list[float]:
+    """Pool adjacent violators: the closest never falling sequence, in weighted least squares."""
+    pools: list[tuple[float, int, int]] = []  # (mean, weight, members)
+    for mean, weight in heights:
+        members = 1
+        while pools and pools[-1][0] > mean:
+            left_mean, left_weight, left_members = pools.pop()
+            mean = (mean * weight + left_mean * left_weight) / (weight + left_weight)
+            weight += left_weight
+            members += left_members
+        pools.append((mean, weight, members))
+    return [mean for mean, _, members in pools for _ in range(members)]
+
+
+def _median(values: Iterable[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

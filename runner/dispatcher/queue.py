@@ -1,0 +1,103 @@
+"""The requests of one key that wait, most urgent first: by (priority, deadline, arrival, order of being told).
+
+One lane per priority, each a sorted list: budgets are mostly equal, so nearly every request is appended at the end,
+and leaving from the head moves pointers only. Knows no clock, worker or latency.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
+
+from paceline.runner.dispatcher.events import Arrived
+
+
+class Waiting(NamedTuple):
+    """A request in the queue. Its fields are in the order that decides who goes first; `number` is unique."""
+
+    priority: int
+    deadline: float
+    arrived_at: float
+    number: int
+    request: Arrived
+    starts: int
+
+    @property
+    def runs_alone(self) -> bool:
+        """Not batchable, or suspected of having killed a worker: then it must not take neighbours down."""
+        return self.starts > 0 or self.request.batch_limit == 1
+
+
+class Lane:
+    """The waiting requests of one priority, sorted."""
+
+    __slots__ = ("entries", "priority", "rows")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self.entries: list[Waiting] = []
+        self.rows = 0
+
+
+class KeyQueue:
+    """Lanes in order of priority, none of them empty."""
+
+    __slots__ = ("key", "lanes", "rows")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.lanes: list[Lane] = []
+        self.rows = 0
+
+    def __bool__(self) -> bool:
+        return self.rows > 0
+
+    def __iter__(self) -> Iterator[Waiting]:
+        for lane in self.lanes:
+            yield from lane.entries
+
+    @property
+    def head(self) -> Waiting:
+        return self.lanes[0].entries[0]
+
+    def earliest_deadline(self) -> float:
+        return min(lane.entries[0].deadline for lane in self.lanes)
+
+    def add(self, waiting: Waiting) -> None:
+        lane = self._lane(waiting.priority)
+        entries = lane.entries
+        if not entries or entries[-1] < waiting:
+            entries.append(waiting)
+        else:
+            insort(entries, waiting)
+        rows = waiting.request.rows
+        lane.rows += rows
+        self.rows += rows
+
+    def remove(self, waiting: Waiting) -> None:
+        lane = self._lane(waiting.priority)
+        del lane.entries[bisect_left(lane.entries, waiting)]
+        self._forget_rows(lane, waiting.request.rows)
+
+    def take(self, lane: Lane, count: int) -> list[Waiting]:
+        """The first `count` requests of the lane leave the queue."""
+        taken = lane.entries[:count]
+        if taken:
+            del lane.entries[:count]
+            rows = len(taken) if lane.rows == len(lane.entries) + len(taken) else sum(w.request.rows for w in taken)
+            self._forget_rows(lane, rows)
+        return taken
+
+    def _lane(self, priority: int) -> Lane:
+        lanes = self.lanes
+        if lanes and lanes[0].priority == priority:
+            return lanes[0]
+        at = bisect_left(lanes, priority, key=lambda lane: lane.priority)
+        if at == len(lanes) or lanes[at].priority != priority:
+            lanes.insert(at, Lane(priority))
+        return lanes[at]
+
+    def _forget_rows(self, lane: Lane, rows: int) -> None:
+        lane.rows -= rows
+        self.rows -= rows
+        if not lane.entries:
+            self.lanes.remove(lane)
