@@ -1,0 +1,131 @@
+"""A version while it is being written: a folder of its own in the store's temporary area, invisible to readers.
+
+Files are hashed while they are written and synced before the manifest names them. Dropped without `publish` (an
+exception, a kill) it leaves nothing that a reader could see. Only ModelStore makes drafts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from paceline.protocol.errors import StoreError
+from paceline.protocol.tensor import Buffer
+from paceline.store.artefact import hash_file
+from paceline.store.manifest import MANIFEST_NAME, FileEntry, is_file_name
+
+# One write call: Linux takes at most 2 GiB - 4 KiB, and a smaller piece costs nothing.
+_WRITE_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Draft:
+    """`path` is a fresh 0700 folder, locked while this process holds it, so that no sweep takes it away.
+
+    Use `write` for what is in memory; what a tool wrote into `path` by itself is hashed and synced at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: dict[str, FileEntry] = {}
+        os.mkdir(path, 0o700)
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def write(self, name: str, chunks: Iterable[Buffer]) -> FileEntry:
+        """Write the file `name` from `chunks` (C-contiguous buffers), hash and sync it.
+
+        Raises StoreError for a name that is not one plain component, and when the disk is full or refuses.
+
+        >>> draft.write("labels.txt", [b"cat\\n", b"dog\\n"])
+        FileEntry(path='labels.txt', bytes=8, sha256='...')
+        """
+        if not is_file_name(name) or name in self._entries:
+            raise StoreError(f"{name!r} cannot be a file of a version: expected a new name without a folder")
+        with storage_errors(self.path.parent.parent):
+            self._entries[name] = _write_file(self._fd, name, chunks)
+        return self._entries[name]
+
+    def adopt(self) -> tuple[FileEntry, ...]:
+        """All files of the draft in order of name, those included that a tool wrote into `path`; all of them synced."""
+        for name in sorted(os.listdir(self.path)):
+            if name not in self._entries and name != MANIFEST_NAME:
+                self._entries[name] = _adopt_file(self._fd, name)
+        return tuple(self._entries[name] for name in sorted(self._entries))
+
+    def write_manifest(self, data: bytes) -> None:
+        """Put `data` in place as the manifest, synced, and sync the folder. May be repeated with other data."""
+        if os.path.lexists(self.path / MANIFEST_NAME):
+            os.unlink(MANIFEST_NAME, dir_fd=self._fd)
+        _write_file(self._fd, MANIFEST_NAME, [data])
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Release the lock and remove what is left at `path`; after a rename nothing is."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._fd)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of a write into a StoreError that says what happened to the store: nothing."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write below {path}: {error.strerror or error}. Nothing was saved, the store is as before."
+        ) from error
+
+
+def _write_file(folder_fd: int, name: str, chunks: Iterable[Buffer]) -> FileEntry:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=folder_fd)
+    try:
+        size, sha256 = _write_hashed(fd, chunks)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return FileEntry(name, size, sha256)
+
+
+def _write_hashed(fd: int, chunks: Iterable[Buffer]) -> tuple[int, str]:
+    """Write and hash at the same time, each in its own thread: together they would take twice as long (measured)."""
+    digest = hashlib.sha256()
+    size = 0
+    with ThreadPoolExecutor(1) as hasher:
+        for chunk in chunks:
+            data = memoryview(chunk)
+            if data.nbytes == 0:  # a view with a zero in its shape cannot be cast
+                continue
+            data = data.cast("B")
+            size += data.nbytes
+            hashed = hasher.submit(digest.update, data)
+            _write_all(fd, data)
+            hashed.result()
+    return size, digest.hexdigest()
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data.nbytes:
+        written = os.write(fd, data[:_WRITE_BYTES_MAX])
+        data = data[written:]
+
+
+def _adopt_file(folder_fd: int, name: str) -> FileEntry:
+    if not is_file_name(name):
+        raise StoreError(f"the draft holds {name!r}, which cannot be a file of a version")
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise StoreError(f"the draft holds {name!r}, which is not a regular file; a version has no folders")
+        os.fchmod(fd, 0o600)
+        os.fsync(fd)
+        return FileEntry(name, os.fstat(fd).st_size, hash_file(fd))
+    finally:
+        os.close(fd)
