@@ -110,7 +110,7 @@ class Batch:
 
     def _run_part(self, part: range) -> Verdict:
         """Run the calls of `part` and answer them, unless several of them failed and one of them may be at fault."""
-        live = [index for index in part if not self._is_late(index)]
+        live = self._live(part)
         if not live:
             return Verdict.UNKNOWN
         verdict = self._run_alone(live[0]) if len(live) == 1 else self._run_together(live)
@@ -118,13 +118,20 @@ class Batch:
             return Verdict.UNKNOWN
         return verdict
 
-    def _is_late(self, index: int) -> bool:
-        """Whether this call can no longer be run in time; it is then answered. The first forward runs regardless: the
-        dispatcher decided on it."""
-        if not self._forwards or self._now() <= self._calls[index].deadline_s:
-            return False
-        self._outcomes[index] = DeadlineExceeded("the deadline passed while the batch was being run in parts")
-        return True
+    def _live(self, part: Sequence[int]) -> Sequence[int]:
+        """Those calls of `part` that are unanswered and can still be run in time; those that cannot are answered.
+
+        The batch's first forward takes all: the dispatcher decided on it.
+        """
+        if not self._forwards:
+            return part
+        now = self._now()
+        waiting = [index for index in part if index not in self._outcomes]
+        live = [index for index in waiting if now <= self._calls[index].deadline_s]
+        for index in waiting:
+            if now > self._calls[index].deadline_s:
+                self._outcomes[index] = DeadlineExceeded("the deadline passed while the batch was being run in parts")
+        return live
 
     def _run_together(self, indices: Sequence[int]) -> Verdict:
         calls = [self._calls[index] for index in indices]
@@ -145,7 +152,7 @@ class Batch:
         whole: Tree = (call.args, call.kwargs)
         piece_rows, start, pieces = min(rows, self._cap), 0, []
         while start < rows:
-            if self._is_late(index):
+            if not self._live([index]):
                 return Verdict.UNKNOWN
             stop = min(start + piece_rows, rows)
             piece = whole if stop - start == rows else cut(whole, start, stop, self._spec.batch_dim[0])

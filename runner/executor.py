@@ -44,6 +44,7 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
     dtypes.C64: torch.complex64,
 }
 _WIRE_DTYPES = {torch_dtype: dtype for dtype, torch_dtype in TORCH_DTYPES.items()}
+_NO_STREAM = nullcontext()
 
 Method = Callable[..., object]
 
@@ -241,7 +242,7 @@ class PlainDevice:
         self.take = self._memory.take
 
     def running(self) -> AbstractContextManager[object]:
-        return _NOTHING
+        return _NO_STREAM
 
     def send(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if self._device is None else tensor.to(self._device)
@@ -295,9 +296,6 @@ class CudaDevice:
         except RuntimeError:  # a lost context refuses every call
             return True
         return False
-
-
-_NOTHING = nullcontext()
 
 
 def device_named(name: str) -> Device:

@@ -15,6 +15,8 @@ from paceline.protocol.errors import Internal, InvalidInput, ModelError, ModelRe
 MESSAGE_CHARS_MAX = 2000
 # Of a longer text only this much is looked at: a model may put a whole tensor or body into its exception.
 _TEXT_CHARS_READ = 16_000
+# And by this much it is judged: the patterns take quadratic time on a text made to defeat them.
+_TEXT_CHARS_JUDGED = 1000
 
 
 class FailureKind(Enum):
@@ -33,8 +35,7 @@ _REJECTING_CLASSES = (ValueError, TypeError, LookupError, InvalidInput)
 _REJECTING_TEXTS = re.compile(
     r"""shapes?\b.*\b(cannot\ be\ multiplied|is\ invalid|are\ not|must|mismatch|does\ not|do\ not)
       | must\ match
-      | \bexpected\b.*\b(but\ )?(got|found|received)\b
-      | \bexpected\b.*\b(input|size|shape|dim|scalar\ type|dtype|tensor)
+      | \bexpect(ed|s)\b.*\b(inputs?|sizes?|shape|dims?|dimensions?|d?types?|tensors?|channels|TensorList)\b
       | \bsizes?\ (of|must|mismatch)\b
       | size\ mismatch
       | \bmust\ (be|have)\b.*\b(dims?|dimensions?|dtype|type|shape|sizes?|matrix|matrices|vector|tensors?|equal)\b
@@ -46,7 +47,12 @@ _REJECTING_TEXTS = re.compile(
       | cannot\ be\ converted\ to\ scalar
       | (can't|cannot)\ be\ cast
       | could\ not\ infer\ output\ dtype
+      | but\ got\ .*\bdtype\b
+      | floating\ point\ dtype
+      | bool\ tensors
+      | corresponding\ input\ dimension
       | not\ implemented\ for\ '
+      | ^Input\ Error:
       | only\ applicable\ to
       | ^linalg\.
       | subscript
@@ -64,7 +70,7 @@ _MEMORY_TEXTS = (
 
 # A sticky error is one that every later call of the process gets too. Only a RuntimeError that starts like the
 # driver's own counts: a client's text that a model echoes in its exception must not end the worker.
-_DEVICE_PREFIXES = ("CUDA error:", "CUDA driver error:", "HIP error:", "cuDNN error:")
+_DEVICE_PREFIXES = ("CUDA error:", "CUDA driver error:", "HIP error:", "cuDNN error:", "Triton Error [CUDA]:")
 _STICKY_TEXTS = (
     "device-side assert",
     "illegal memory access",
@@ -83,7 +89,6 @@ _STICKY_TEXTS = (
     "context is destroyed",
     "EXECUTION_FAILED",
     "MAPPING_ERROR",
-    "INTERNAL_ERROR",
 )
 
 _ADDRESS = re.compile(r"(?: at)? ?\b0x[0-9a-fA-F]{4,}\b")
@@ -145,7 +150,7 @@ def _kind(error: BaseException) -> FailureKind:
         return FailureKind.MODEL
     if any(memory in text for memory in _MEMORY_TEXTS):
         return FailureKind.OUT_OF_MEMORY
-    return FailureKind.REJECTED if _REJECTING_TEXTS.search(text) else FailureKind.MODEL
+    return FailureKind.REJECTED if _REJECTING_TEXTS.search(text[:_TEXT_CHARS_JUDGED]) else FailureKind.MODEL
 
 
 def _text(error: BaseException) -> str:

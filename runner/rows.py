@@ -55,18 +55,18 @@ def join(trees: Sequence[Tree], dim: int, take: Take, path: Path = ()) -> Tree:
     if isinstance(first, Strings):
         return _join_strings(trees, dim, path)
     if isinstance(first, dict):
-        _check_alike(trees, dict, len(first), path)
+        _check_alike(trees, path)
         return {
             key: join([_item(tree, key, path) for tree in trees], dim, take, (*path, key))  # keys in the first's order
             for key in first
         }
     if isinstance(first, (list, tuple)):
-        kind = list if isinstance(first, list) else tuple
-        _check_alike(trees, kind, len(first), path)
-        return kind(
-            join([tree[index] for tree in trees], dim, take, (*path, index))  # type: ignore[index]  # checked above
+        _check_alike(trees, path)
+        items = [
+            join([tree[index] for tree in trees], dim, take, (*path, index))  # type: ignore[index]  # all are sequences
             for index in range(len(first))
-        )
+        ]
+        return items if isinstance(first, list) else tuple(items)
     for other in trees:
         if type(other) is not type(first) or not (other == first or other != other):
             raise UnlikeTrees(f"{leaf_name(path)!r} is {first!r} in one and {other!r} in another; they must be equal")
@@ -212,12 +212,12 @@ def _join_strings(trees: Sequence[Tree], dim: int, path: Path) -> Strings:
     return Strings(joined.shape, tuple(joined.reshape(-1).tolist()))
 
 
-def _check_alike(trees: Sequence[Tree], kind: type, length: int, path: Path) -> None:
+def _check_alike(trees: Sequence[Tree], path: Path) -> None:
+    first = trees[0]
+    kind, length = type(first), len(first)  # type: ignore[arg-type]  # containers only
     for tree in trees:
-        if not isinstance(tree, kind) or len(tree) != length:  # type: ignore[arg-type]  # containers only
-            raise UnlikeTrees(
-                f"{leaf_name(path)!r} is a {kind.__name__} of {length} in one and {_spell(tree)} in another"
-            )
+        if type(tree) is not kind or len(tree) != length:  # type: ignore[arg-type]  # containers only
+            raise UnlikeTrees(f"{leaf_name(path)!r} is {_spell(first)} in one and {_spell(tree)} in another")
 
 
 def _item(tree: Tree, key: str, path: Path) -> Tree:
