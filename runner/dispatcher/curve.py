@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from math import inf
 
 TIE = 0.97  # sizes whose rows per second are within 3 % count as equal: the larger goes
 MEMO_MAX = 8192
@@ -15,13 +16,21 @@ def pad(rows: int, buckets: Sequence[int]) -> int:
 
 
 class Curve:
-    """Linear between its points, flat below the first, `tail_s` seconds per row beyond the last."""
+    """Linear between its points, flat below the first, with the last slope beyond the last.
 
-    def __init__(self, points: Iterable[tuple[int, float]], buckets: Sequence[int] = (), tail_s: float | None = None):
+    `open_ended` = True: the points are what was measured so far. Then the slope is taken over half the range, because
+    the last two sizes alone are mostly noise, and sizes beyond count as no less efficient than the best one measured:
+    a step at the end would otherwise keep larger batches from ever being tried.
+    """
+
+    def __init__(
+        self, points: Iterable[tuple[int, float]], buckets: Sequence[int] = (), open_ended: bool = False
+    ) -> None:
         self.points = tuple(_raised(points))
         self._sizes = [rows for rows, _ in self.points]
         self._buckets = buckets
-        self._tail_s = self._last_slope() if tail_s is None else max(tail_s, 0.0)
+        self._tail_s = self._slope(self._sizes[-1] // 2 if open_ended else self._sizes[-1])
+        self._row_s_max = min(s / rows for rows, s in self.points) if open_ended else inf
         self._seconds: dict[int, float] = {}
         self._best: dict[int, int] = {}
 
@@ -69,19 +78,21 @@ class Curve:
         at = bisect_left(self._sizes, rows)
         if at == len(self._sizes):
             last_rows, last_s = self.points[-1]
-            return last_s + self._tail_s * (rows - last_rows)
+            return max(last_s, min(last_s + self._tail_s * (rows - last_rows), rows * self._row_s_max))
         right_rows, right_s = self.points[at]
         if at == 0 or right_rows == rows:
             return right_s
         left_rows, left_s = self.points[at - 1]
         return left_s + (right_s - left_s) * (rows - left_rows) / (right_rows - left_rows)
 
-    def _last_slope(self) -> float:
-        """A single point says nothing of a gain from batching, so none is assumed."""
+    def _slope(self, rows_max: int) -> float:
+        """Seconds per row between the last point and the one before it, of `rows_max` rows or fewer if there is one.
+        A single point says nothing of a gain from batching, so none is assumed."""
         last_rows, last_s = self.points[-1]
         if len(self.points) == 1:
             return last_s / last_rows
-        left_rows, left_s = self.points[-2]
+        before = [point for point in self.points[:-1] if point[0] <= rows_max] or self.points[:1]
+        left_rows, left_s = before[-1]
         return (last_s - left_s) / (last_rows - left_rows)
 
 

@@ -228,7 +228,7 @@ class LearnedTable:
         heights = _monotone([(cell.median_s, len(cell.samples)) for _, cell in cells])
         factor = self._ratios.factor
         points = [(size, height * factor) for (size, _), height in zip(cells, heights, strict=True)]
-        self.curve = Curve(points, self._buckets, _tail(points))
+        self.curve = Curve(points, self._buckets, open_ended=True)
 
 
 def _cell_size(rows: int) -> int:
@@ -236,14 +236,6 @@ def _cell_size(rows: int) -> int:
         return rows
     step = 1 << ((rows - 1).bit_length() - 6)
     return -(-rows // step) * step
-
-
-def _tail(points: list[tuple[int, float]]) -> float | None:
-    """Seconds per row beyond the last point, taken over half the range: the last two sizes alone are mostly noise."""
-    last_rows, last_s = points[-1]
-    halves = [point for point in points[:-1] if 2 * point[0] <= last_rows] or points[:1]
-    left_rows, left_s = halves[-1]
-    return (last_s - left_s) / (last_rows - left_rows) if left_rows < last_rows else None
 
 
 def _monotone(heights: list[tuple[float, int]]) -> list[float]:

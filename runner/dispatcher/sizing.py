@@ -127,7 +127,7 @@ def _full_fit(
             high = middle
         else:
             low = middle
-    return high
+    return bisect_left(entries, entries[high].deadline, 0, high, key=_deadline)  # equals stay first come, first served
 
 
 def _deadline(waiting: Waiting) -> float:
