@@ -117,6 +117,29 @@ def decode_manifest(data: bytes, tag: Tag) -> Manifest:
     return manifest
 
 
+def checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """The user's `labels`. Raises ConfigError unless they are strings by string."""
+    if not isinstance(labels, Mapping):
+        raise ConfigError(f'labels is {labels!r}, expected a mapping of strings such as {{"stage": "dev"}}')
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ConfigError(f"labels: {key!r}: {value!r} is not a pair of strings; use metadata for other values")
+    return dict(labels)
+
+
+def checked_metadata(metadata: Mapping[str, object]) -> dict[str, object]:
+    """The user's `metadata` as it will be read back: what is signed must be what the JSON says. Raises ConfigError."""
+    if not isinstance(metadata, Mapping):
+        raise ConfigError(f'metadata is {metadata!r}, expected a mapping such as {{"accuracy": 0.97}}')
+    plain: dict[str, object] = {}
+    for key, value in metadata.items():
+        try:
+            plain[str(key)] = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"metadata[{key!r}] cannot be written as JSON: {error}") from error
+    return plain
+
+
 def is_file_name(path: str) -> bool:
     """Whether a version's file may be called `path`: one plain component, not hidden, not the manifest."""
     return _FILE_NAME.fullmatch(path) is not None and path != MANIFEST_NAME

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import platform
@@ -24,114 +23,41 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paceline.protocol.errors import ConfigError, ModelNotFound, StoreError, VersionNotFound, did_you_mean
+from paceline.protocol.errors import ModelNotFound, StoreError, VersionNotFound, did_you_mean
 from paceline.protocol.signature import MethodSpec
-from paceline.store.artefact import map_verified, read_file, read_verified, verify_file
+from paceline.store.artefact import read_file
 from paceline.store.draft import Draft, storage_errors
+from paceline.store.folders import list_folder, make_folder, sync_folder
 from paceline.store.key import load_key, make_key
 from paceline.store.manifest import (
     MANIFEST_BYTES_MAX,
     MANIFEST_NAME,
     Manifest,
+    checked_labels,
+    checked_metadata,
     decode_manifest,
     encode_manifest,
     is_sealed_by,
     seal,
 )
+from paceline.store.stored_version import StoredVersion
 from paceline.store.tags import Tag, check_name, is_name, is_version, parse_tag
 
 logger = logging.getLogger(__name__)
 
 SWEEP_AGE_S = 3600.0
 _PUBLISH_TRIES_MAX = 1000
+_FIND_TRIES_MAX = 100
 _VERSIONS_SHOWN_MAX = 20
 
 
 def default_home() -> Path:
     """`PACELINE_HOME` if set, else `~/.paceline`."""
     return Path(os.environ.get("PACELINE_HOME") or "~/.paceline").expanduser()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredVersion:
-    """One complete version. `saved_here`: this store's key signed its manifest. `trusted`: code in it may be loaded,
-    because it was saved here, or the caller said so.
-
-    Files are read through it, never by their path: what is returned is what was verified.
-    """
-
-    manifest: Manifest
-    path: Path
-    saved_here: bool
-    trusted: bool
-
-    @property
-    def tag(self) -> Tag:
-        return self.manifest.tag
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over framework, methods and files: which model this is, whatever its name."""
-        return self.manifest.digest
-
-    def require_trusted(self) -> None:
-        """Raise StoreError unless loading this version may run code that it brings along."""
-        if not self.trusted:
-            raise StoreError(
-                f"{self.tag} ({self.manifest.framework}) can run code when it is loaded, and this store did not save "
-                f"it. If you trust its origin, pass --trust (in Python: trust=True), or pin its digest {self.digest}."
-            )
-
-    def read(self, path: str) -> bytes:
-        """The verified bytes of the file `path`, in memory.
-
-        Raises StoreError (unknown, damaged, a link, not trusted), VersionNotFound (deleted meanwhile).
-
-        >>> version.read("labels.txt")
-        b'cat\\ndog\\n'
-        """
-        with self._reading():
-            return read_verified(self._models, self._folders, self.manifest.file(path))
-
-    def map(self, path: str) -> memoryview:
-        """The verified bytes of the file `path` as a private mapping (uint8, writable, never written back).
-
-        Raises as `read` does.
-        """
-        with self._reading():
-            return map_verified(self._models, self._folders, self.manifest.file(path))
-
-    def verify(self) -> None:
-        """Check size and hash of every file and that there is no other; trust is not asked.
-
-        Raises StoreError that names the first bad file, VersionNotFound (deleted meanwhile).
-        """
-        with _missing_as_error(self.manifest, self.path):
-            for entry in self.manifest.files:
-                verify_file(self._models, self._folders, entry)
-            known = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME}
-            extra = sorted(set(os.listdir(self.path)) - known)
-        if extra:
-            raise StoreError(f"{self.tag} holds {extra[0]!r}, which its manifest does not name")
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        if self.manifest.code_bearing:
-            self.require_trusted()
-        with _missing_as_error(self.manifest, self.path):
-            yield
-
-    @property
-    def _models(self) -> Path:
-        return self.path.parent.parent
-
-    @property
-    def _folders(self) -> tuple[str, str]:
-        return self.manifest.name, self.manifest.version
 
 
 class PendingVersion:
@@ -170,12 +96,14 @@ class ModelStore:
 
     def names(self) -> list[str]:
         """Names of the models that have a version, sorted."""
-        return [name for name in sorted(_listdir(self._models)) if is_name(name) and self.versions(name)]
+        return [name for name in sorted(list_folder(self._models)) if is_name(name) and self.versions(name)]
 
     def versions(self, name: str) -> list[str]:
         """Complete versions of `name`, ascending by number; empty if there is no such model."""
         folder = self._models / name
-        found = [entry for entry in _listdir(folder) if is_version(entry) and (folder / entry / MANIFEST_NAME).exists()]
+        found = [
+            entry for entry in list_folder(folder) if is_version(entry) and (folder / entry / MANIFEST_NAME).exists()
+        ]
         return sorted(found, key=int)
 
     def get(self, tag: str | Tag, *, trust: bool = False, digest: str | None = None) -> StoredVersion:
@@ -188,10 +116,9 @@ class ModelStore:
         >>> store.get("net:latest").manifest.framework
         'pytorch'
         """
-        exact = self._resolve(parse_tag(tag))
-        version = self._read(exact, trust or digest is not None)
+        version = self._find(parse_tag(tag), trust or digest is not None)
         if digest is not None and digest != version.digest:
-            raise StoreError(f"{exact} has the digest {version.digest}, not the pinned {digest}")
+            raise StoreError(f"{version.tag} has the digest {version.digest}, not the pinned {digest}")
         return version
 
     def list(self, name: str | None = None) -> list[StoredVersion]:
@@ -249,8 +176,8 @@ class ModelStore:
             files=(),
             code_bearing=code_bearing,
             created_at=datetime.fromtimestamp(self._wall_clock(), UTC).isoformat(timespec="seconds"),
-            labels=_checked_labels(labels or {}),
-            metadata=_checked_metadata(metadata or {}),
+            labels=checked_labels(labels or {}),
+            metadata=checked_metadata(metadata or {}),
             context=_context() | dict(context or {}),
         )
         with storage_errors(self.home):
@@ -285,7 +212,7 @@ class ModelStore:
     def sweep(self) -> int:
         """Remove temporary entries older than an hour that no living process holds; returns how many. For start-up."""
         swept = 0
-        for entry in _listdir(self._temporary):
+        for entry in list_folder(self._temporary):
             path = self._temporary / entry
             if self._is_stale(path):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -295,6 +222,17 @@ class ModelStore:
         return swept
 
     # Private
+
+    def _find(self, tag: Tag, trusted: bool) -> StoredVersion:
+        for _ in range(_FIND_TRIES_MAX):
+            exact = self._resolve(tag)
+            try:
+                return self._read(exact, trusted)
+            except VersionNotFound:
+                if tag.version is not None:
+                    raise
+                # The latest version was deleted between the two steps: there is another latest one now.
+        raise StoreError(f"{tag} changes faster than it can be read")
 
     def _resolve(self, tag: Tag) -> Tag:
         """`tag` with the number of a version that exists."""
@@ -326,8 +264,8 @@ class ModelStore:
 
     def _make_folders(self) -> None:
         os.makedirs(self.home, mode=0o700, exist_ok=True)
-        _make_folder(self._models)
-        _make_folder(self._temporary)
+        make_folder(self._models)
+        make_folder(self._temporary)
 
     def _publish(self, draft: Draft, manifest: Manifest, key: bytes) -> StoredVersion:
         """Number, manifest, rename: in this order, so that the name appears last and with everything in place."""
@@ -344,7 +282,7 @@ class ModelStore:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     raise
                 continue
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
             return StoredVersion(sealed, target, saved_here=True, trusted=True)
         raise StoreError(f'no version number of "{manifest.name}" could be taken in {_PUBLISH_TRIES_MAX} tries')
 
@@ -353,9 +291,11 @@ class ModelStore:
         reserved = self._models / name / ".reserved"
         for _ in range(_PUBLISH_TRIES_MAX):
             try:
-                _make_folder(reserved.parent)
-                _make_folder(reserved)
-                taken = [entry for entry in _listdir(reserved) + _listdir(reserved.parent) if is_version(entry)]
+                make_folder(reserved.parent)
+                if reserved.parent.is_symlink():
+                    raise StoreError(f'the folder of model "{name}" is a symbolic link; the store follows none')
+                make_folder(reserved)
+                taken = [entry for entry in list_folder(reserved) + list_folder(reserved.parent) if is_version(entry)]
                 number = str(max(map(int, taken), default=0) + 1)
                 os.mkdir(reserved / number, 0o700)
             except (FileExistsError, FileNotFoundError):
@@ -371,7 +311,7 @@ class ModelStore:
                 os.rename(path, doomed)
             except FileNotFoundError as error:
                 raise VersionNotFound(f"{tag} was deleted meanwhile") from error
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         shutil.rmtree(doomed, ignore_errors=True)  # what is left of it, the sweep removes
 
     def _is_stale(self, path: Path) -> bool:
@@ -390,65 +330,9 @@ class ModelStore:
         return True
 
 
-@contextmanager
-def _missing_as_error(manifest: Manifest, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        if path.exists():
-            raise StoreError(f"{manifest.tag} is damaged: its file {Path(error.filename).name!r} is missing") from error
-        raise VersionNotFound(f"{manifest.tag} was deleted meanwhile") from error
-
-
-def _listdir(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _make_folder(folder: Path) -> None:
-    """Make one 0700 folder if it is missing, and let its name survive a power cut."""
-    try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        return
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _shown(versions: list[str]) -> str:
     shown = ", ".join(versions[-_VERSIONS_SHOWN_MAX:])
     return f"it has {shown}" if len(versions) <= _VERSIONS_SHOWN_MAX else f"its newest are {shown}"
-
-
-def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(labels, Mapping):
-        raise ConfigError(f'labels is {labels!r}, expected a mapping of strings such as {{"stage": "dev"}}')
-    for key, value in labels.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ConfigError(f"labels: {key!r}: {value!r} is not a pair of strings; use metadata for other values")
-    return dict(labels)
-
-
-def _checked_metadata(metadata: Mapping[str, object]) -> dict[str, object]:
-    """`metadata` as it will be read back: what is signed must be what the JSON says."""
-    if not isinstance(metadata, Mapping):
-        raise ConfigError(f'metadata is {metadata!r}, expected a mapping such as {{"accuracy": 0.97}}')
-    plain: dict[str, object] = {}
-    for key, value in metadata.items():
-        try:
-            plain[str(key)] = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"metadata[{key!r}] cannot be written as JSON: {error}") from error
-    return plain
 
 
 def _context() -> dict[str, str]:

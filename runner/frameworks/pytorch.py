@@ -17,7 +17,8 @@ from paceline.protocol.errors import ConfigError, StoreError, did_you_mean
 from paceline.protocol.signature import parse_signatures
 from paceline.runner.frameworks.custom_objects import dump_custom_objects, write_custom_objects
 from paceline.runner.frameworks.loaded import LoadedModel
-from paceline.runner.frameworks.samples import complete_methods, read_samples, write_samples
+from paceline.runner.frameworks.methods import complete_methods
+from paceline.runner.frameworks.samples import read_samples, write_samples
 from paceline.runner.frameworks.tensors import can_store, file_chunks, read_tensors
 from paceline.store import ModelStore, StoredVersion, pickled
 
