@@ -925,17 +925,13 @@ def test_the_ladder_ends_at_the_cap() -> None:
 def batches(draw: st.DrawFn) -> tuple[int, list[Call]]:
     """(batch dim, calls) of one random argument structure, with random dtypes, shapes and rows."""
     dim = draw(st.integers(0, 2))
-    forms = st.deferred(
-        lambda: (
-            st.tuples(
-                st.just("tensor"),
-                st.sampled_from((np.float32, np.int64, np.uint8, np.bool_, np.float16)),
-                st.lists(st.integers(0, 3), min_size=dim, max_size=dim + 2),
-            )
-            | st.tuples(st.just("list"), st.lists(forms, max_size=2), st.just(None))
-            | st.tuples(st.just("dict"), st.lists(forms, max_size=2), st.just(None))
-        )
+    forms: st.SearchStrategy[Any] = st.tuples(
+        st.just("tensor"),
+        st.sampled_from((np.float32, np.int64, np.uint8, np.bool_, np.float16)),
+        st.lists(st.integers(0, 3), min_size=dim, max_size=dim + 2),
     )
+    for _ in range(3):
+        forms = forms | st.tuples(st.sampled_from(("list", "dict")), st.lists(forms, max_size=2), st.just(None))
     form = ("list", [("tensor", np.float32, [1] * dim), draw(forms)], None)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 
