@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import zmq
 
@@ -60,6 +60,7 @@ class Channels:
 
     def bind(self, address: str) -> ServerSocket:
         """A server socket on `address` (ipc://...; the file is made 0600). Raises StartError if it cannot be bound."""
+        _local(address)
         socket = self._socket(zmq.ROUTER)
         socket.set(zmq.ROUTER_MANDATORY, 1)
         mask = os.umask(0o077)
@@ -73,7 +74,8 @@ class Channels:
         return ServerSocket(socket)
 
     def connect(self, address: str, identity: bytes) -> ClientSocket:
-        """A socket to the server at `address`, known there as `identity` (a fresh incarnation)."""
+        """A socket to the server at `address`, known there as `identity` (a fresh incarnation). Raises StartError."""
+        _local(address)
         socket = self._socket(zmq.DEALER)
         socket.set(zmq.IDENTITY, identity)
         socket.connect(address)
@@ -92,35 +94,45 @@ class Channels:
         return socket
 
 
+def _local(address: str) -> None:
+    """Refuse what leaves the host: without keys anyone who reaches the port could run the models and read requests."""
+    if not address.startswith(("ipc://", "inproc://")):
+        raise StartError(f"address {address} is not on this host; expected ipc://PATH, since tcp needs CURVE keys")
+
+
 class _Socket:
     """What both kinds share: non-blocking receive of whole messages, readiness, close."""
 
+    _copied: ClassVar[int]  # leading parts that are copied when received
+
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self.zmq = socket
-        self.address = bytes(socket.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+        endpoint: Any = socket.get(zmq.LAST_ENDPOINT)
+        self.address = bytes(endpoint).rstrip(b"\0").decode()
 
     def fileno(self) -> int:
         """The edge-triggered descriptor of the socket."""
-        fd: int = self.zmq.get(zmq.FD)
-        return fd
+        fd: Any = self.zmq.get(zmq.FD)  # typed int | bytes, as for every option
+        return int(fd)
 
     def readable(self) -> bool:
         """Whether a whole message waits."""
-        return bool(self.zmq.get(zmq.EVENTS) & zmq.POLLIN)
+        events: Any = self.zmq.get(zmq.EVENTS)
+        return bool(events & zmq.POLLIN)
 
     def close(self) -> None:
         self.zmq.close(limits.SOCKET_LINGER_MS)
 
     def _receive_parts(self) -> list[Buffer] | None:
-        """One multipart message, None if none waits. The first two parts (identity, head) are copied: they are small
-        and parsed at once; large buffers stay in ZeroMQ's memory and are viewed."""
-        socket = self.zmq
+        """One multipart message, None if none waits. Identity and head are copied: they are small and parsed at once;
+        large buffers stay in ZeroMQ's memory and are viewed."""
+        socket, copied = self.zmq, self._copied
         try:
             parts: list[Buffer] = [socket.recv(zmq.NOBLOCK)]
         except zmq.Again:
             return None
         while socket.rcvmore:
-            if len(parts) < 2:
+            if len(parts) < copied:
                 parts.append(socket.recv())
                 continue
             frame = socket.recv(copy=False)
@@ -139,6 +151,8 @@ class _Socket:
 
 class ServerSocket(_Socket):
     """Many peers, each known by the identity it connected with."""
+
+    _copied = 2
 
     def receive(self) -> tuple[bytes, list[Buffer]] | None:
         """(peer, parts) of the next message, None if none waits."""
@@ -161,6 +175,8 @@ class ServerSocket(_Socket):
 class ClientSocket(_Socket):
     """One server."""
 
+    _copied = 1
+
     def receive(self) -> list[Buffer] | None:
         """The parts of the next message, None if none waits."""
         return self._receive_parts()
@@ -181,7 +197,8 @@ class ClientSocket(_Socket):
 def wait(sockets: Iterable[_Socket], timeout_s: float | None, fds: Iterable[int] = ()) -> bool:
     """Block until one of `sockets` has a message, one of `fds` is readable, or `timeout_s` passed (None = for ever).
 
-    True if something is ready. Interrupted by a signal handler it returns early.
+    True if something is ready. A signal's Python handler runs at once, but only one that raises ends the wait: pass the
+    descriptor of a `signals.SignalPipe` in `fds` to be woken by it.
     """
     poller = zmq.Poller()
     for socket in sockets:
@@ -205,29 +222,40 @@ class AsyncSocket:
         self._socket = socket
         self._loop = loop
         self._on_message = on_message
+        self._fd = socket.fileno()
         self._closed = False
-        loop.add_reader(socket.fileno(), self._readable)
-        loop.call_soon(self._readable)
+        self._scheduled = False
+        loop.add_reader(self._fd, self._readable)
+        self._look_again()
 
     def send(self, parts: Sequence[Buffer]) -> bool:
         """As ClientSocket.send. A send consumes the descriptor's edge, so what arrived meanwhile is looked for."""
         sent = self._socket.send(parts)
-        if self._socket.readable():
-            self._loop.call_soon(self._readable)
+        if not self._scheduled and self._socket.readable():
+            self._look_again()
         return sent
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_reader(self._fd)
             self._socket.close()
 
     def _readable(self) -> None:
-        if self._closed:
-            return
-        for parts in self._socket.drain(_RECEIVE_BURST):
-            self._on_message(parts)
-            if self._closed:
-                return
-        if self._socket.readable():
-            self._loop.call_soon(self._readable)
+        """Deliver what waits, a burst at a time. However it ends, the descriptor's edge is gone: EVENTS decide."""
+        try:
+            for parts in self._socket.drain(_RECEIVE_BURST) if not self._closed else ():
+                self._on_message(parts)
+                if self._closed:
+                    return
+        finally:
+            if not self._closed and not self._scheduled and self._socket.readable():
+                self._look_again()
+
+    def _look_again(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._looked_again)
+
+    def _looked_again(self) -> None:
+        self._scheduled = False
+        self._readable()

@@ -14,6 +14,7 @@ import threading
 
 from paceline.protocol import limits
 from paceline.protocol.clock import SystemClock
+from paceline.protocol.errors import StartError
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, decode_child
 
@@ -22,9 +23,19 @@ ORPHANED_EXIT = 86
 
 
 def adopt(argv: list[str]) -> ChildSpec:
-    """The ChildSpec from the descriptor that `argv[1]` names; from here on this process dies with its parent."""
-    with os.fdopen(int(argv[1]), "rb") as pipe:
-        spec = decode_child(pipe.read())
+    """The ChildSpec from the descriptor that `argv[1]` names; from here on this process dies with its parent.
+
+    Raises StartError if there is no such descriptor: somebody ran the module by hand.
+    """
+    try:
+        with os.fdopen(int(argv[1]), "rb") as pipe:
+            data = pipe.read()
+    except (IndexError, ValueError, OSError) as error:
+        raise StartError(
+            f"{argv[0] if argv else 'this module'} got {argv[1:]!r}, expected the descriptor of a pipe with its spec; "
+            f"the supervisor starts it: use `paceline serve`"
+        ) from error
+    spec = decode_child(data)
     die_with_parent(spec.parent_pid, spec.lifeline_fd)
     return spec
 
@@ -32,7 +43,9 @@ def adopt(argv: list[str]) -> ChildSpec:
 def die_with_parent(parent_pid: int, lifeline_fd: int) -> None:
     """SIGKILL on the parent's death, and exit at the lifeline's end of file."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *[ctypes.c_ulong(0)] * 3)
+    # A parent that died before the line above sent no signal.
     if os.getppid() != parent_pid:
         os._exit(ORPHANED_EXIT)
     os.set_inheritable(lifeline_fd, False)
@@ -47,9 +60,13 @@ def beat_forever(slot: Slot) -> threading.Event:
     stopped = threading.Event()
 
     def run() -> None:
-        slot.beat(SystemClock.now_ns())
-        while not stopped.wait(limits.HEARTBEAT_S):
-            slot.beat(SystemClock.now_ns())
+        while True:
+            try:
+                slot.beat(SystemClock.now_ns())
+            except ValueError:  # the slot was closed
+                return
+            if stopped.wait(limits.HEARTBEAT_S):
+                return
 
     threading.Thread(target=run, name="heartbeat", daemon=True).start()
     return stopped

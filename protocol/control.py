@@ -5,18 +5,20 @@
     client -> supervisor    Hello; answered by Welcome (the ServeSpec) and from then on by Topology
     status -> supervisor    StatusRequest; answered by Status
 
-Same framing as messages.py, one head and no buffers. Small and rare: encoded field by field through one table.
+Same framing as messages.py, one head and no buffers. Small and rare: encoded field by field, through records.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeAlias
 
 from paceline.protocol.errors import ProtocolError
-from paceline.protocol.messages import Frames, open_head, pack_head
+from paceline.protocol.head import Frames, open_head, pack_head
+from paceline.protocol.records import field_value, to_plain
 from paceline.protocol.tensor import Buffer
 
 
@@ -156,17 +158,11 @@ _KINDS: dict[int, type[Any]] = {
     70: Status,
 }
 _CODES = {cls: code for code, cls in _KINDS.items()}
-_PARTS: dict[str, type[Any]] = {
-    "tuple[Host, ...]": Host,
-    "tuple[LostHost, ...]": LostHost,
-    "tuple[FailedRunner, ...]": FailedRunner,
-    "tuple[ProcessStatus, ...]": ProcessStatus,
-}
 
 
 def encode(message: ControlMessage) -> list[Buffer]:
     """The one-frame multipart form of `message`."""
-    return [pack_head(_CODES[type(message)], *_plain(message))]
+    return [pack_head(_CODES[type(message)], *to_plain(message))]
 
 
 def decode(parts: Frames) -> ControlMessage:
@@ -181,39 +177,23 @@ def decode(parts: Frames) -> ControlMessage:
     return message
 
 
-def _plain(value: Any) -> list[Any]:
-    return [_plain_field(getattr(value, f.name)) for f in fields(value)]
-
-
-def _plain_field(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) if hasattr(item, "__dataclass_fields__") else item for item in value]
-    return value
-
-
 def _build(cls: type[Any], values: object) -> Any:
     specs = fields(cls)
-    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)) or len(values) != len(specs):
+    if type(values) is not list or len(values) != len(specs):
         raise ProtocolError(f"{cls.__name__} does not have its {len(specs)} fields")
-    return cls(*[_field(cls.__name__, spec.name, str(spec.type), value) for spec, value in zip(specs, values)])
+    return cls(*[field_value(cls, spec, value, _READERS) for spec, value in zip(specs, values)])
 
 
-def _field(owner: str, name: str, annotation: str, value: object) -> Any:
-    part = _PARTS.get(annotation)
-    if part is not None and isinstance(value, list):
-        return tuple(_build(part, item) for item in value)
-    if annotation == "tuple[tuple[bytes, int], ...]" and isinstance(value, list):
-        return tuple(_pair(owner, item) for item in value)
-    expected = _SCALARS.get(annotation)
-    if expected is None or type(value) is not expected:
-        raise ProtocolError(f"{owner}.{name} is {type(value).__name__}, expected {annotation}")
-    return value
-
-
-def _pair(owner: str, item: object) -> tuple[bytes, int]:
-    if isinstance(item, list) and len(item) == 2 and type(item[0]) is bytes and type(item[1]) is int:
+def _pair(item: object) -> tuple[bytes, int]:
+    if type(item) is list and len(item) == 2 and type(item[0]) is bytes and type(item[1]) is int:
         return (item[0], item[1])
-    raise ProtocolError(f"{owner} has a started request that is not (origin, counter)")
+    raise ProtocolError("LostHost has a started request that is not (origin, counter)")
 
 
-_SCALARS: dict[str, type[Any]] = {"str": str, "int": int, "bytes": bytes, "float": float, "bool": bool}
+_READERS: dict[str, Callable[[object], Any]] = {
+    "Host": partial(_build, Host),
+    "LostHost": partial(_build, LostHost),
+    "FailedRunner": partial(_build, FailedRunner),
+    "ProcessStatus": partial(_build, ProcessStatus),
+    "tuple[bytes, int]": _pair,
+}

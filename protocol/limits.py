@@ -7,7 +7,7 @@ settings, and passes them on in the ServeSpec. Called by every room; knows nothi
 from __future__ import annotations
 
 # One ZeroMQ message.
-HEAD_BYTES_MAX = 2 * 1024 * 1024
+HEAD_BYTES_MAX = 4 * 1024 * 1024
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 MESSAGE_FRAMES_MAX = 4096
 MESSAGE_BYTES_MAX = 512 * 1024 * 1024
@@ -15,6 +15,7 @@ TREE_DEPTH_MAX = 8
 TREE_LEAVES_MAX = 1024
 TENSOR_RANK_MAX = 16
 KEY_BYTES_MAX = 4096
+ID_BYTES_MAX = 1024
 TEXT_BYTES_MAX = 16 * 1024
 
 # A message of many requests is cut at whichever comes first.
@@ -24,6 +25,11 @@ MESSAGE_BYTES_CUT = 1024 * 1024
 # A tensor up to this size travels inside the head; above, it is a frame of its own. Measured in benchmarks/:
 # a frame costs about 1.5 us on each side, whatever its size.
 INLINE_BYTES_MAX = 4096
+
+# One request's or result's share of a head: small values are inline until the first; keys and shapes may take the rest.
+# MESSAGE_REQUESTS_MAX of the largest fit into HEAD_BYTES_MAX, so that no request can spoil the message it shares.
+ITEM_INLINE_BYTES_MAX = 16 * 1024
+ITEM_HEAD_BYTES_MAX = 32 * 1024
 
 # pyzmq hands frames from this size on to libzmq without a copy; smaller ones are cheaper copied.
 COPY_THRESHOLD_BYTES = 64 * 1024

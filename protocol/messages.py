@@ -10,28 +10,24 @@ message fails alone: its arguments stay packed until `InferItem.call` opens them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import msgpack
-
-from paceline.protocol.errors import ProtocolError
-from paceline.protocol.limits import (
-    HEAD_BYTES_MAX,
-    KEY_BYTES_MAX,
-    MESSAGE_FRAMES_MAX,
-    TEXT_BYTES_MAX,
-)
+from paceline.protocol.errors import InvalidInput, ModelError, ProtocolError
+from paceline.protocol.head import VERSION as VERSION
+from paceline.protocol.head import Frames as Frames
+from paceline.protocol.head import open_head as open_head
+from paceline.protocol.head import pack_head as pack_head
+from paceline.protocol.head import unpack_head as unpack_head
+from paceline.protocol.limits import ID_BYTES_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX
 from paceline.protocol.tensor import Buffer
 from paceline.protocol.tree import Packed, Tree, pack_tree, unpack_tree
 
-VERSION: Final = 1
 INFER, CANCEL, ANSWERS, FORECAST = 1, 2, 3, 4
 ORIGIN_BYTES: Final = 16
 CANCELLED: Final = "cancelled"
-
-Frames: TypeAlias = Sequence[Buffer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +132,23 @@ Message: TypeAlias = Infer | Cancel | Answers | Forecast
 
 
 def pack_call(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Packed, tuple[Buffer, ...]]:
-    """(packed, frames) of an InferItem's arguments."""
+    """(packed, frames) of an InferItem's arguments. Raises InvalidInput if they cannot travel."""
     frames: list[Buffer] = []
-    packed = pack_tree((args, kwargs), frames)
+    try:
+        packed = pack_tree((args, kwargs), frames)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"arguments cannot be sent: {error}") from error
     return packed, tuple(frames)
 
 
 def pack_result(tree: Tree) -> tuple[Packed, tuple[Buffer, ...]]:
-    """(packed, frames) of a Result's tree."""
+    """(packed, frames) of a Result's tree. Raises ModelError if it cannot travel."""
     frames: list[Buffer] = []
-    return pack_tree(tree, frames), tuple(frames)
+    try:
+        packed = pack_tree(tree, frames)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the model's result cannot be sent: {error}") from error
+    return packed, tuple(frames)
 
 
 def encode(message: Message) -> list[Buffer]:
@@ -160,43 +163,6 @@ def decode(parts: Frames) -> Message:
     if decoder is None:
         raise ProtocolError(f"message kind {kind!r} is unknown on the data plane")
     return decoder(fields, frames)
-
-
-def open_head(parts: Frames) -> tuple[int, list[Any], Frames]:
-    """(kind, fields, buffers) of a multipart message whose head has this protocol's version and form."""
-    if not parts:
-        raise ProtocolError("message has no head")
-    if len(parts) > MESSAGE_FRAMES_MAX:
-        raise ProtocolError(f"message has {len(parts)} frames, over the limit of {MESSAGE_FRAMES_MAX}")
-    head = unpack_head(parts[0])
-    if head[0] != VERSION:
-        raise ProtocolError(f"message has protocol version {head[0]!r}, this side speaks {VERSION}")
-    return head[1], head[2:], parts[1:]
-
-
-def unpack_head(head: Buffer) -> list[Any]:
-    """The array in `head`: no trailing bytes, ext types or non-string keys, and at least version and kind."""
-    if len(head) > HEAD_BYTES_MAX:
-        raise ProtocolError(f"head of {len(head)} bytes is over the limit of {HEAD_BYTES_MAX}")
-    try:
-        fields = msgpack.unpackb(head, raw=False, strict_map_key=True, ext_hook=_no_ext, timestamp=0)
-    except ProtocolError:
-        raise
-    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
-        raise ProtocolError(f"head is not MessagePack: {type(error).__name__}") from error
-    if type(fields) is not list or len(fields) < 2 or type(fields[0]) is not int or type(fields[1]) is not int:
-        raise ProtocolError("head is not an array that starts with version and kind")
-    return fields
-
-
-def pack_head(*fields: object) -> bytes:
-    """MessagePack of [VERSION, *fields]."""
-    packed: bytes = msgpack.packb((VERSION, *fields), use_bin_type=True)
-    return packed
-
-
-def _no_ext(code: int, data: bytes) -> object:
-    raise ProtocolError(f"head has an ext type {code} of {len(data)} bytes, expected none")
 
 
 _ITEM_TYPES = [int, int, int, int, int, int, int, str, bytes, str, str]
@@ -237,9 +203,15 @@ def _decode_infer(fields: list[Any], frames: Frames) -> Infer:
         if type(row) is not list or len(row) != 13 or list(map(type, row[:11])) != _ITEM_TYPES:
             raise ProtocolError("Infer has an item that is not the 13 fields of a request")
         count = _frame_count(row[12], at, frames)
-        if row[6] < 1 or row[1] < 0 or row[2] < 0 or len(row[8]) > KEY_BYTES_MAX or len(row[9]) > TEXT_BYTES_MAX:
-            raise ProtocolError("Infer has an item whose rows, attempt, starts, key or request id is out of range")
-        items.append(InferItem(*row[:12], tuple(frames[at : at + count])))
+        if row[6] < 1 or min(row[:5]) < 0:
+            raise ProtocolError("Infer has an item with rows < 1 or a negative id, attempt, start count or time")
+        if len(row[8]) > KEY_BYTES_MAX or max(len(row[7]), len(row[9]), len(row[10])) > ID_BYTES_MAX:
+            raise ProtocolError(
+                f"Infer has an item with a key over {KEY_BYTES_MAX} bytes, or a method, request id or traceparent over "
+                f"{ID_BYTES_MAX} characters"
+            )
+        row[12] = tuple(frames[at : at + count])
+        items.append(InferItem(*row))
         at += count
     _all_used(at, frames)
     return Infer(origin, tuple(items))
@@ -252,8 +224,8 @@ def _encode_cancel(message: Cancel) -> list[Buffer]:
 def _decode_cancel(fields: list[Any], frames: Frames) -> Cancel:
     origin, counters = _origin_and_array(fields)
     _all_used(0, frames)
-    if not all(type(counter) is int for counter in counters):
-        raise ProtocolError("Cancel has a counter that is not an integer")
+    if not all(type(counter) is int and counter >= 0 for counter in counters):
+        raise ProtocolError("Cancel has a counter that is not an integer >= 0")
     return Cancel(origin, tuple(counters))
 
 
@@ -263,7 +235,7 @@ def _encode_answers(message: Answers) -> list[Buffer]:
     for r in message.results:
         results.append((r.counter, r.attempt, r.batch_rows, r.queue_us, r.run_us, r.packed, len(r.frames)))
         parts.extend(r.frames)
-    failures = [(f.counter, f.attempt, f.code, f.message, f.retry_after_s) for f in message.failures]
+    failures = [(f.counter, f.attempt, f.code, _text(f.message), _seconds(f.retry_after_s)) for f in message.failures]
     parts[0] = pack_head(ANSWERS, message.origin, results, failures)
     return parts
 
@@ -277,8 +249,11 @@ def _decode_answers(fields: list[Any], frames: Frames) -> Answers:
     for row in rows:
         if type(row) is not list or len(row) != 7 or list(map(type, row[:5])) != _RESULT_TYPES:
             raise ProtocolError("Answers has an item that is not the 7 fields of a result")
+        if min(row[:5]) < 0:
+            raise ProtocolError("Answers has a result with a negative number")
         count = _frame_count(row[6], at, frames)
-        results.append(Result(*row[:6], tuple(frames[at : at + count])))
+        row[6] = tuple(frames[at : at + count])
+        results.append(Result(*row))
         at += count
     _all_used(at, frames)
     if type(fields[2]) is not list:
@@ -289,14 +264,26 @@ def _decode_answers(fields: list[Any], frames: Frames) -> Answers:
 def _failure(row: object) -> Failure:
     if type(row) is not list or len(row) != 5 or list(map(type, row[:4])) != [int, int, str, str]:
         raise ProtocolError("Answers has an item that is not the 5 fields of a failure")
-    if row[4] is not None and type(row[4]) is not float:
-        raise ProtocolError("Answers has a failure whose retry_after_s is not a float")
+    if row[0] < 0 or row[1] < 0 or len(row[3]) > TEXT_BYTES_MAX:
+        raise ProtocolError(f"Answers has a failure with a negative id or over {TEXT_BYTES_MAX} characters of text")
+    if row[4] is not None and (type(row[4]) is not float or not 0 <= row[4] < math.inf):
+        raise ProtocolError("Answers has a failure whose retry_after_s is not a finite float >= 0")
     return Failure(*row)
+
+
+def _text(message: str) -> str:
+    """`message` as it may travel: user code's errors can be of any length and hold half a surrogate pair."""
+    return message.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore")
+
+
+def _seconds(retry_after_s: float | None) -> float | None:
+    return float(retry_after_s) if retry_after_s is not None and 0 <= retry_after_s < math.inf else None
 
 
 def _encode_forecast(message: Forecast) -> list[Buffer]:
     f = message
-    return [pack_head(FORECAST, f.rows_queued, f.rows_per_s, f.free_at_ns, f.sizes, f.seconds)]
+    seconds = [float(duration_s) for duration_s in f.seconds]
+    return [pack_head(FORECAST, f.rows_queued, float(f.rows_per_s), f.free_at_ns, f.sizes, seconds)]
 
 
 def _decode_forecast(fields: list[Any], frames: Frames) -> Forecast:
@@ -304,8 +291,10 @@ def _decode_forecast(fields: list[Any], frames: Frames) -> Forecast:
     if len(fields) != 5 or list(map(type, fields)) != [int, float, list, list, list]:
         raise ProtocolError("Forecast does not have its 5 fields")
     free_at, sizes, seconds = fields[2:]
-    if not all(type(v) is int for v in free_at + sizes) or not all(type(v) is float for v in seconds):
-        raise ProtocolError("Forecast has times or sizes of the wrong type")
+    if not all(type(v) is int and v >= 0 for v in [fields[0], *free_at, *sizes]):
+        raise ProtocolError("Forecast has rows, times or sizes that are not integers >= 0")
+    if not all(type(v) is float and 0 <= v < math.inf for v in [fields[1], *seconds]):
+        raise ProtocolError("Forecast has a rate or durations that are not finite floats >= 0")
     if len(sizes) != len(seconds):
         raise ProtocolError(f"Forecast has {len(sizes)} sizes and {len(seconds)} durations, expected as many")
     return Forecast(fields[0], fields[1], tuple(free_at), tuple(sizes), tuple(seconds))

@@ -6,6 +6,7 @@ store, runner, API server and client alike.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from dataclasses import dataclass, field
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import ConfigError, InvalidInput, InvalidParameter, TooLarge, did_you_mean
-from paceline.protocol.limits import REQUEST_ROWS_MAX
+from paceline.protocol.limits import KEY_BYTES_MAX, REQUEST_ROWS_MAX, TENSOR_RANK_MAX
 from paceline.protocol.tensor import Strings, Tensor
 from paceline.protocol.tree import Tree
 
+_KEY_BYTES_PLAIN = KEY_BYTES_MAX // 8
 SIGNATURE_KEYS = ("batchable", "batch_dim", "idempotent", "max_batch_size", "latency_budget_ms")
 
 
@@ -97,10 +99,15 @@ def _flag(method: str, key: str, value: object) -> bool:
 
 def _batch_dim(method: str, value: object) -> tuple[int, int]:
     dims = (value, value) if isinstance(value, int) else value
-    if isinstance(dims, (tuple, list)) and len(dims) == 2 and all(type(dim) is int and 0 <= dim < 16 for dim in dims):
+    if (
+        isinstance(dims, (tuple, list))
+        and len(dims) == 2
+        and all(type(dim) is int and 0 <= dim < TENSOR_RANK_MAX for dim in dims)
+    ):
         return (dims[0], dims[1])
     raise ConfigError(
-        f'signatures["{method}"]["batch_dim"] is {value!r}, expected an int >= 0 or a pair (input dim, output dim)'
+        f'signatures["{method}"]["batch_dim"] is {value!r}, expected an int from 0 to {TENSOR_RANK_MAX - 1} '
+        f"or a pair of them (input dim, output dim)"
     )
 
 
@@ -148,7 +155,7 @@ def measure(
     for arg in args:
         _describe(arg, rows, parts)
     for name in sorted(kwargs):
-        parts.append(f"{name}=")
+        parts.append(f"{name!r}=")
         _describe(kwargs[name], rows, parts)
     if rows.count < 0:
         raise InvalidInput(f"method {method.name!r} is batchable and got no tensor to batch along dim {rows.dim}")
@@ -158,7 +165,12 @@ def measure(
         )
     if rows.count > rows_max:
         raise TooLarge(f"request has {rows.count} rows, over the limit of {rows_max} rows; send it in parts")
-    return "|".join(parts).encode(), rows.count
+    return _bounded("|".join(parts).encode("utf-8", "backslashreplace")), rows.count
+
+
+def _bounded(key: bytes) -> bytes:
+    """`key`, or its digest where plain values or many inputs make it too long to travel and to compare."""
+    return key if len(key) <= _KEY_BYTES_PLAIN else b"#" + hashlib.blake2b(key, digest_size=32).digest()
 
 
 class _Rows:
@@ -199,7 +211,7 @@ def _describe(tree: Tree, rows: _Rows, parts: list[str]) -> None:
     elif isinstance(tree, dict):
         parts.append("{")
         for key, item in tree.items():
-            parts.append(f"{key}:")
+            parts.append(f"{key!r}:")  # quoted: no key may look like the structure around it
             _describe(item, rows, parts)
         parts.append("}")
     else:
@@ -233,7 +245,10 @@ def spec_from_plain(plain: Mapping[str, object]) -> MethodSpec:
         raise TypeError("method spec: batch_dim, inputs and outputs must be arrays")
     options = {key: plain[key] for key in SIGNATURE_KEYS if plain.get(key) is not None}
     options["batch_dim"] = tuple(batch_dim)
-    parsed = _parse_method(str(plain["name"]), options)
+    try:
+        parsed = _parse_method(str(plain["name"]), options)
+    except ConfigError as error:
+        raise ValueError(f"method spec: {error}") from error
     return MethodSpec(
         name=parsed.name,
         batchable=parsed.batchable,
@@ -261,6 +276,12 @@ def _input_from_plain(plain: Mapping[str, object]) -> InputSpec:
     return InputSpec(
         name=str(plain["name"]),
         dtype=dtypes.BY_NAME[str(dtype)] if dtype is not None else None,
-        shape=tuple(int(dim) for dim in shape) if isinstance(shape, (list, tuple)) else None,
+        shape=_dims(shape) if shape is not None else None,
         required=bool(plain["required"]),
     )
+
+
+def _dims(shape: object) -> tuple[int, ...]:
+    if isinstance(shape, (list, tuple)) and all(type(dim) is int and dim >= -1 for dim in shape):
+        return tuple(shape)
+    raise ValueError(f"method spec: shape is {shape!r}, expected integers >= -1")

@@ -26,8 +26,9 @@ _U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """What a reader sees. Times are CLOCK_MONOTONIC ns. `batch` is None while idle, or with `known` False if the
-    owner died while writing it or the batch had more than IDS_MAX ids."""
+    """What a reader sees. Times are CLOCK_MONOTONIC ns; `batch_started_ns` is 0 while idle. `started` is what the owner
+    has in hand; with `known` False it is empty, because the owner died (or still is) writing it, or the batch has more
+    than IDS_MAX ids, and then all its requests may have started."""
 
     beat_ns: int
     requests: int
@@ -43,9 +44,13 @@ class Slot:
     """The writer's side."""
 
     def __init__(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Emptied, so that nothing of an owner before is taken for ours. Blocks reserved, because a write to a mapped
+        # page that a full disk cannot back is a SIGBUS, while this is an OSError.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, SLOT_BYTES)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, SLOT_BYTES)
             self._map = mmap.mmap(fd, SLOT_BYTES)
         finally:
             os.close(fd)
@@ -62,13 +67,13 @@ class Slot:
     def begin(self, batch_id: int, ids: list[tuple[bytes, int]], now_ns: int) -> None:
         """A batch with these (origin, counter) ids is about to run."""
         view = self._map
-        sequence: int = _U64.unpack_from(view, _SEQUENCE)[0]
-        _U64.pack_into(view, _SEQUENCE, sequence + 1)
+        packed = b"".join([_ID.pack(origin, counter) for origin, counter in ids[:IDS_MAX]])
+        # Forced odd, not counted up: a begin that failed half-way must not turn the parity of all that follow.
+        writing: int = _U64.unpack_from(view, _SEQUENCE)[0] | 1
+        _U64.pack_into(view, _SEQUENCE, writing)
         struct.pack_into("<QQQ", view, _BATCH_ID, batch_id, now_ns, len(ids))
-        if len(ids) <= IDS_MAX:
-            at = _HEADER.size
-            view[at : at + len(ids) * _ID.size] = b"".join([_ID.pack(origin, counter) for origin, counter in ids])
-        _U64.pack_into(view, _SEQUENCE, sequence + 2)
+        view[_HEADER.size : _HEADER.size + len(packed)] = packed
+        _U64.pack_into(view, _SEQUENCE, writing + 1)
 
     def end(self) -> None:
         """The batch is over: nothing is in hand."""
@@ -81,12 +86,15 @@ class Slot:
 def read_slot(path: Path) -> SlotView | None:
     """The slot at `path`, None if there is none or it is not one."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(SLOT_BYTES + 1)
+            after = os.pread(file.fileno(), _HEADER.size, 0)
     except OSError:
         return None
-    if len(data) != SLOT_BYTES or data[:8] != _MAGIC:
+    if len(data) != SLOT_BYTES or len(after) != _HEADER.size or data[:8] != _MAGIC:
         return None
     _, beat, requests, batches, rows, sequence, batch_id, started_ns, count = _HEADER.unpack_from(data)
-    known = sequence % 2 == 0 and count <= IDS_MAX
+    # A live owner may begin a batch between our reading of the header and of the ids.
+    known = sequence % 2 == 0 and sequence == _U64.unpack_from(after, _SEQUENCE)[0] and count <= IDS_MAX
     ids = tuple(_ID.unpack_from(data, _HEADER.size + index * _ID.size) for index in range(count if known else 0))
     return SlotView(beat, requests, batches, rows, batch_id, started_ns, known, ids)

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import msgpack
 
 from paceline.protocol import limits
-from paceline.protocol.errors import ProtocolError
+from paceline.protocol.errors import ModelNotFound, ProtocolError, did_you_mean
+from paceline.protocol.head import unpack_value
+from paceline.protocol.records import field_value
 from paceline.protocol.signature import MethodSpec, spec_from_plain, spec_to_plain
 
 
@@ -66,7 +70,14 @@ class ServeSpec:
     run_dir: str
 
     def runner(self, name: str) -> RunnerSpec:
-        return next(runner for runner in self.runners if runner.name == name)
+        """The runner `name`. Raises ModelNotFound that names the nearest."""
+        for runner in self.runners:
+            if runner.name == name:
+                return runner
+        names = [runner.name for runner in self.runners]
+        raise ModelNotFound(
+            f"runner {name!r} is not served here.{did_you_mean(name, names)} Served: {', '.join(names) or 'none'}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,48 +103,57 @@ def encode_serve(spec: ServeSpec) -> bytes:
 
 def decode_serve(data: bytes) -> ServeSpec:
     """Raises ProtocolError unless `data` is what `encode_serve` wrote."""
-    return _opened(data, _serve_from)
+    return _serve(unpack_value(data))
 
 
 def encode_child(spec: ChildSpec) -> bytes:
-    plain = {f.name: getattr(spec, f.name) for f in fields(spec)}
-    plain["serve"] = _serve_plain(spec.serve)
-    packed: bytes = msgpack.packb(plain)
+    packed: bytes = msgpack.packb({**_named_plain(spec), "serve": _serve_plain(spec.serve)})
     return packed
 
 
 def decode_child(data: bytes) -> ChildSpec:
     """Raises ProtocolError unless `data` is what `encode_child` wrote."""
-    return _opened(data, _child_from)
+    child: ChildSpec = _build(ChildSpec, unpack_value(data))
+    return child
 
 
-def _opened(data: bytes, build: Any) -> Any:
+def _serve_plain(spec: ServeSpec) -> dict[str, object]:
+    runners = [
+        {**_named_plain(runner), "methods": [spec_to_plain(method) for method in runner.methods]}
+        for runner in spec.runners
+    ]
+    return {"runners": runners, "http": _named_plain(spec.http), "run_dir": spec.run_dir}
+
+
+def _named_plain(spec: RunnerSpec | HttpSpec | ChildSpec) -> dict[str, object]:
+    return {f.name: getattr(spec, f.name) for f in fields(spec)}
+
+
+def _build(cls: type[Any], plain: object) -> Any:
+    """The record `cls` from a map of exactly its fields: both sides are of one version."""
+    specs = fields(cls)
+    if not isinstance(plain, dict) or plain.keys() != {spec.name for spec in specs}:
+        raise ProtocolError(f"{cls.__name__} is not a map of its {len(specs)} fields")
+    return cls(**{spec.name: field_value(cls, spec, plain[spec.name], _READERS) for spec in specs})
+
+
+def _serve(plain: object) -> ServeSpec:
+    serve: ServeSpec = _build(ServeSpec, plain)
+    return serve
+
+
+def _method(plain: object) -> MethodSpec:
+    if not isinstance(plain, dict):
+        raise ProtocolError(f"method spec is {type(plain).__name__}, expected a map")
     try:
-        return build(msgpack.unpackb(data))
-    except (ValueError, TypeError, KeyError, AttributeError, msgpack.exceptions.UnpackException) as error:
-        raise ProtocolError(f"spec is not readable: {type(error).__name__}: {error}") from error
+        return spec_from_plain(plain)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProtocolError(f"method spec is not readable: {type(error).__name__}: {error}") from error
 
 
-def _serve_plain(spec: ServeSpec) -> dict[str, Any]:
-    runners = []
-    for runner in spec.runners:
-        plain = {f.name: getattr(runner, f.name) for f in fields(runner)}
-        plain["methods"] = [spec_to_plain(method) for method in runner.methods]
-        runners.append(plain)
-    return {"runners": runners, "http": asdict(spec.http), "run_dir": spec.run_dir}
-
-
-def _serve_from(plain: dict[str, Any]) -> ServeSpec:
-    runners = []
-    for item in plain["runners"]:
-        item["methods"] = tuple(spec_from_plain(method) for method in item["methods"])
-        item["devices"] = tuple(item["devices"])
-        item["aliases"] = tuple(item["aliases"])
-        runners.append(RunnerSpec(**item))
-    return ServeSpec(tuple(runners), HttpSpec(**plain["http"]), plain["run_dir"])
-
-
-def _child_from(plain: dict[str, Any]) -> ChildSpec:
-    plain["serve"] = _serve_from(plain["serve"])
-    plain["socket_fds"] = tuple(plain["socket_fds"])
-    return ChildSpec(**plain)
+_READERS: dict[str, Callable[[object], Any]] = {
+    "ServeSpec": _serve,
+    "RunnerSpec": partial(_build, RunnerSpec),
+    "HttpSpec": partial(_build, HttpSpec),
+    "MethodSpec": _method,
+}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput, ProtocolError
-from paceline.protocol.limits import TENSOR_RANK_MAX
+from paceline.protocol.limits import FRAME_BYTES_MAX, TENSOR_RANK_MAX
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -43,6 +43,7 @@ def from_numpy(array: npt.NDArray[Any]) -> Tensor:
 
     Raises InvalidInput for dtypes outside the table (object, str, datetime, complex128, ...).
     """
+    array = np.asarray(array)  # np.matrix and its like cannot be flattened
     dtype = dtypes.from_numpy(array.dtype)
     if dtype is None:
         known = ", ".join(d.name for d in dtypes.ALL)
@@ -51,16 +52,30 @@ def from_numpy(array: npt.NDArray[Any]) -> Tensor:
         array = array.astype(dtype.numpy)
     contiguous = array if array.flags.c_contiguous else np.array(array, order="C")
     flat = contiguous.reshape(-1).view(np.uint8)
-    return Tensor(dtype, array.shape, memoryview(flat))
+    return Tensor(dtype, array.shape, flat.data)
 
 
 def check_size(dtype: DType, shape: tuple[int, ...], data_bytes: int) -> None:
     """Raise ProtocolError unless `shape` is sane and its product in Python ints equals `data_bytes`."""
+    check_dims(shape)
+    expected = math.prod(shape) * dtype.itemsize
+    if expected != data_bytes:
+        raise ProtocolError(f"tensor {dtype} {list(shape)} needs {expected} bytes, got {data_bytes}")
+
+
+def check_dims(shape: tuple[int, ...]) -> None:
+    """Raise ProtocolError unless `shape` is at most TENSOR_RANK_MAX integers >= 0 that numpy and torch can hold."""
     if len(shape) > TENSOR_RANK_MAX:
         raise ProtocolError(f"tensor rank {len(shape)} is over the limit of {TENSOR_RANK_MAX}")
     for dim in shape:
         if type(dim) is not int or dim < 0:
             raise ProtocolError(f"tensor shape {list(shape)} has a dimension that is not an integer >= 0")
-    expected = math.prod(shape) * dtype.itemsize
-    if expected != data_bytes:
-        raise ProtocolError(f"tensor {dtype} {list(shape)} needs {expected} bytes, got {data_bytes}")
+    # With a 0 among the dims any other size needs 0 bytes; strides are still made of it.
+    if 0 in shape and math.prod([dim for dim in shape if dim]) > FRAME_BYTES_MAX:
+        raise ProtocolError(f"empty tensor shape {list(shape)} has dimensions over the limit of {FRAME_BYTES_MAX}")
+
+
+def check_bools(data: Buffer) -> None:
+    """Raise ProtocolError if `data` has a byte that is neither 0 nor 1: numpy and torch do not expect such a bool."""
+    if len(data) and int(np.frombuffer(data, np.uint8).max()) > 1:
+        raise ProtocolError("bool tensor has a byte that is neither 0 nor 1")

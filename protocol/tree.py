@@ -1,48 +1,53 @@
 """Arguments and results as trees of plain values and tensors, and their form inside a message head.
 
-A container or tensor is a MessagePack array that starts with its tag; everything else is MessagePack's own:
+A container, tensor or long value is a MessagePack array that starts with its tag; the rest is MessagePack's own:
 
-    list [0, *items]   tuple [1, *items]   tensor [2, dtype code, shape, data]   strings [3, shape, [bin, ...]]
+    list [0, *items]   tuple [1, *items]   tensor [2, dtype code, shape, data]   strings [3, shape, data]
+    bytes [4, frame]   str [5, frame]
 
-`data` is the bytes themselves up to INLINE_BYTES_MAX, above it the index of a frame of the same item. dict is a map
-with string keys. Called by messages; it must know nothing of what a tree is for.
+Data is the bytes themselves while they are small, else the index of a frame of the same item. dict is a map with
+string keys. What the packer accepts, the reader accepts. Called by messages; it must not know what a tree is for.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from paceline.protocol import dtypes
 from paceline.protocol.errors import ProtocolError
-from paceline.protocol.limits import INLINE_BYTES_MAX, TREE_DEPTH_MAX, TREE_LEAVES_MAX
-from paceline.protocol.tensor import Buffer, Strings, Tensor, check_size
+from paceline.protocol.limits import (
+    FRAME_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    ITEM_HEAD_BYTES_MAX,
+    ITEM_INLINE_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    TENSOR_RANK_MAX,
+    TREE_DEPTH_MAX,
+    TREE_LEAVES_MAX,
+)
+from paceline.protocol.tensor import Buffer, Strings, Tensor, check_bools, check_dims, check_size
 
 Tree: TypeAlias = (
     "bool | int | float | str | bytes | Tensor | Strings | list[Tree] | tuple[Tree, ...] | dict[str, Tree] | None"
 )
 Packed: TypeAlias = "bool | int | float | str | bytes | list[Packed] | dict[str, Packed] | None"
 
-LIST, TUPLE, TENSOR, STRINGS = 0, 1, 2, 3
+LIST, TUPLE, TENSOR, STRINGS, BYTES, TEXT = 0, 1, 2, 3, 4, 5
+
+_LENGTH = struct.Struct("<I")
+_NODE_BYTES, _DIM_BYTES = 10, 9
 
 
 def pack_tree(tree: Tree, frames: list[Buffer]) -> Packed:
-    """The MessagePack-ready form of `tree`; buffers too large for the head are appended to `frames` without a copy."""
-    kind = type(tree)
-    if kind is Tensor:
-        return _pack_tensor(tree, frames)  # type: ignore[arg-type]  # `kind is` is not narrowed by mypy
-    if isinstance(tree, tuple):
-        return [TUPLE, *[pack_tree(item, frames) for item in tree]]
-    if isinstance(tree, list):
-        return [LIST, *[pack_tree(item, frames) for item in tree]]
-    if isinstance(tree, dict):
-        return {key: pack_tree(value, frames) for key, value in tree.items()}
-    if isinstance(tree, Strings):
-        return [STRINGS, list(tree.shape), list(tree.items)]
-    if tree is None or isinstance(tree, (bool, int, float, str, bytes)):
-        return tree
-    raise TypeError(f"a {kind.__name__} cannot travel; expected plain values, containers and Tensor")
+    """The MessagePack-ready form of `tree`; buffers too large for the head are appended to `frames` without a copy.
+
+    Raises TypeError for what has no form (a set, a map with a key that is not a string) and ValueError for what is over
+    a limit (64-bit integers, depth, nodes, bytes), so that one request fails and not the message it shares.
+    """
+    return _Packer(frames).pack(tree, 0)
 
 
 def unpack_tree(packed: object, frames: Sequence[Buffer]) -> Tree:
@@ -86,17 +91,107 @@ def _named(name: str, tree: Tree) -> Iterator[tuple[str, Tree]]:
         yield name, tree
 
 
-def _pack_tensor(tensor: Tensor, frames: list[Buffer]) -> Packed:
-    data = tensor.data
-    size = data.nbytes if type(data) is memoryview else len(data)
-    if size <= INLINE_BYTES_MAX:
-        return [TENSOR, tensor.dtype.code, tensor.shape, data]  # type: ignore[list-item]  # msgpack takes both as they are
-    frames.append(data)
-    return [TENSOR, tensor.dtype.code, tensor.shape, len(frames) - 1]  # type: ignore[list-item]
+class _Packer:
+    """One tree's encoding: counts nodes, head bytes and frame bytes, bounds depth."""
+
+    __slots__ = ("_frame_bytes", "_frames", "_head_bytes", "_nodes")
+
+    def __init__(self, frames: list[Buffer]) -> None:
+        self._frames = frames
+        self._nodes = 0
+        self._head_bytes = 0
+        self._frame_bytes = 0
+
+    def pack(self, tree: Tree, depth: int) -> Packed:
+        self._nodes += 1
+        if self._nodes > TREE_LEAVES_MAX or depth > TREE_DEPTH_MAX:
+            raise ValueError(_over_size())
+        self._in_head(_NODE_BYTES)
+        kind = type(tree)
+        if kind is Tensor:
+            return self._tensor(tree)  # type: ignore[arg-type]  # `kind is` is not narrowed by mypy
+        if isinstance(tree, tuple):
+            return [TUPLE, *[self.pack(item, depth + 1) for item in tree]]
+        if isinstance(tree, list):
+            return [LIST, *[self.pack(item, depth + 1) for item in tree]]
+        if isinstance(tree, dict):
+            return {self._key(key): self.pack(value, depth + 1) for key, value in tree.items()}
+        if isinstance(tree, Strings):
+            return self._strings(tree)
+        if isinstance(tree, (str, bytes)):
+            return self._long(tree)
+        if isinstance(tree, int) and not -(2**63) <= tree < 2**64:
+            raise ValueError(f"an integer of {tree.bit_length()} bits cannot travel; expected at most 64 bits")
+        if tree is None or isinstance(tree, (bool, int, float)):
+            return tree
+        raise TypeError(f"a {kind.__name__} cannot travel; expected plain values, containers and Tensor")
+
+    def _tensor(self, tensor: Tensor) -> Packed:
+        data = tensor.data
+        if len(tensor.shape) > TENSOR_RANK_MAX:
+            raise ValueError(f"a tensor of {len(tensor.shape)} dims is over the limit of {TENSOR_RANK_MAX}; reshape it")
+        self._in_head(_DIM_BYTES * len(tensor.shape))
+        where = data if self._inline(data.nbytes if type(data) is memoryview else len(data)) else self._frame(data)
+        return [TENSOR, tensor.dtype.code, tensor.shape, where]  # type: ignore[list-item]  # msgpack takes both
+
+    def _strings(self, strings: Strings) -> Packed:
+        items = strings.items
+        if len(strings.shape) > TENSOR_RANK_MAX:
+            raise ValueError(f"strings of {len(strings.shape)} dims are over the limit of {TENSOR_RANK_MAX}")
+        self._in_head(_DIM_BYTES * len(strings.shape))
+        # A bin of MessagePack has up to 5 bytes before its data.
+        if self._inline(5 * len(items) + sum(map(len, items))):
+            return [STRINGS, list(strings.shape), list(items)]
+        framed = b"".join([part for item in items for part in (_LENGTH.pack(len(item)), item)])
+        return [STRINGS, list(strings.shape), self._frame(framed)]
+
+    def _long(self, value: str | bytes) -> Packed:
+        try:
+            data = value.encode() if isinstance(value, str) else value
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a string is not valid Unicode and cannot travel: {error.reason}") from error
+        if self._inline(len(data)):
+            return value
+        return [TEXT if isinstance(value, str) else BYTES, self._frame(data)]
+
+    def _key(self, key: object) -> str:
+        if not isinstance(key, str):
+            raise TypeError(f"a map with the key {key!r} cannot travel; expected keys that are strings")
+        try:
+            self._in_head(len(key.encode()) + _NODE_BYTES)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a map key is not valid Unicode and cannot travel: {error.reason}") from error
+        return key
+
+    def _inline(self, size: int) -> bool:
+        """Whether `size` bytes of data go into the head; they are counted if so."""
+        if size > INLINE_BYTES_MAX or self._head_bytes + size > ITEM_INLINE_BYTES_MAX:
+            return False
+        self._head_bytes += size
+        return True
+
+    def _frame(self, data: Buffer) -> int:
+        """The index of `data` as a frame."""
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        self._frame_bytes += size
+        if size > FRAME_BYTES_MAX or self._frame_bytes > MESSAGE_BYTES_MAX:
+            raise ValueError(
+                f"values of {self._frame_bytes} bytes cannot travel; expected at most {FRAME_BYTES_MAX} bytes each "
+                f"and {MESSAGE_BYTES_MAX} in all: send fewer rows at a time"
+            )
+        self._frames.append(data)
+        return len(self._frames) - 1
+
+    def _in_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > ITEM_HEAD_BYTES_MAX:
+            raise ValueError(
+                f"keys, shapes and small values take over {ITEM_HEAD_BYTES_MAX} bytes; join them into fewer tensors"
+            )
 
 
 class _Unpacker:
-    """One tree's decoding: counts leaves, bounds depth."""
+    """One tree's decoding: counts nodes, bounds depth."""
 
     __slots__ = ("_frames", "_nodes")
 
@@ -107,7 +202,7 @@ class _Unpacker:
     def unpack(self, packed: object, depth: int) -> Tree:
         self._nodes += 1
         if self._nodes > TREE_LEAVES_MAX or depth > TREE_DEPTH_MAX:
-            raise ProtocolError(f"tree over the limit of {TREE_LEAVES_MAX} nodes or {TREE_DEPTH_MAX} levels")
+            raise ProtocolError(_over_size())
         if packed is None or isinstance(packed, (bool, int, float, str, bytes)):
             return packed
         if isinstance(packed, dict):
@@ -126,7 +221,9 @@ class _Unpacker:
         if tag == TUPLE:
             return tuple([self.unpack(item, depth + 1) for item in packed[1:]])
         if tag == STRINGS:
-            return _strings(packed)
+            return self._strings(packed)
+        if tag in (BYTES, TEXT):
+            return self._long(packed)
         raise ProtocolError(f"tree tag {tag!r} is unknown")
 
     def _tensor(self, packed: list[object] | tuple[object, ...]) -> Tensor:
@@ -136,16 +233,46 @@ class _Unpacker:
         if type(code) is not int or not 0 <= code < len(dtypes.ALL):
             raise ProtocolError(f"dtype code {code!r} is unknown")
         dims = _shape(shape)
-        data: Buffer
-        if type(where) is bytes:
-            data = where
-        elif type(where) is int and 0 <= where < len(self._frames):
-            data = self._frames[where]
-        else:
-            raise ProtocolError(f"tensor data is neither bytes nor one of {len(self._frames)} frames")
+        # The packer's own output, which a service in the same process reads, may hold a memoryview here.
+        data = where if isinstance(where, (bytes, memoryview)) else self._frame(where)
         dtype = dtypes.ALL[code]
-        check_size(dtype, dims, len(data) if type(data) is bytes else data.nbytes)  # type: ignore[union-attr]
+        check_size(dtype, dims, data.nbytes if isinstance(data, memoryview) else len(data))
+        if dtype is dtypes.BOOL:
+            check_bools(data)
         return Tensor(dtype, dims, data)
+
+    def _strings(self, packed: list[object] | tuple[object, ...]) -> Strings:
+        if len(packed) != 3:
+            raise ProtocolError(f"strings have {len(packed)} fields, expected 3")
+        dims = _shape(packed[1])
+        check_dims(dims)
+        where = packed[2]
+        items = list(where) if isinstance(where, (list, tuple)) else _split(self._frame(where), math.prod(dims))
+        if not all(type(item) is bytes for item in items):
+            raise ProtocolError("strings have an item that is not bytes")
+        if math.prod(dims) != len(items):
+            raise ProtocolError(f"strings {list(dims)} need {math.prod(dims)} items, got {len(items)}")
+        return Strings(dims, tuple(items))
+
+    def _long(self, packed: list[object] | tuple[object, ...]) -> str | bytes:
+        if len(packed) != 2:
+            raise ProtocolError(f"long value has {len(packed)} fields, expected 2")
+        data = bytes(self._frame(packed[1]))  # copied: a leaf of this kind is a Python value, not a view
+        if packed[0] == BYTES:
+            return data
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise ProtocolError(f"text of {len(data)} bytes is not UTF-8") from error
+
+    def _frame(self, where: object) -> Buffer:
+        if type(where) is int and 0 <= where < len(self._frames):
+            return self._frames[where]
+        raise ProtocolError(f"data is neither in the head nor in one of {len(self._frames)} frames")
+
+
+def _over_size() -> str:
+    return f"tree over the limit of {TREE_LEAVES_MAX} nodes or {TREE_DEPTH_MAX} levels"
 
 
 def _shape(shape: object) -> tuple[int, ...]:
@@ -160,12 +287,14 @@ def _string(key: object) -> str:
     return key
 
 
-def _strings(packed: list[object] | tuple[object, ...]) -> Strings:
-    if len(packed) != 3 or not isinstance(packed[2], (list, tuple)):
-        raise ProtocolError("strings have the wrong form, expected [3, shape, [bin, ...]]")
-    dims = _shape(packed[1])
-    if any(type(dim) is not int or dim < 0 for dim in dims) or not all(type(item) is bytes for item in packed[2]):
-        raise ProtocolError("strings have a bad dimension or an item that is not bytes")
-    if math.prod(dims) != len(packed[2]):
-        raise ProtocolError(f"strings {list(dims)} need {math.prod(dims)} items, got {len(packed[2])}")
-    return Strings(dims, tuple(packed[2]))
+def _split(data: Buffer, count: int) -> list[bytes]:
+    """The items of a frame of strings: each a little-endian u32 length and its bytes (as OIP's binary BYTES)."""
+    items: list[bytes] = []
+    at, end = 0, len(data)
+    while at < end:
+        start = at + _LENGTH.size
+        at = start + _LENGTH.unpack_from(data, at)[0] if start <= end else end + 1
+        if at > end or len(items) == count:
+            raise ProtocolError(f"strings frame of {end} bytes is not {count} items of a length and its bytes")
+        items.append(bytes(data[start:at]))
+    return items
