@@ -12,6 +12,7 @@ requests that nobody waits for any more: their bytes are still in its pipe.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -25,7 +26,7 @@ from paceline.protocol.errors import (
 )
 from paceline.protocol.messages import InferItem
 
-_BUCKET_S = 0.004
+_BUCKET_NS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,13 @@ class _Host:
 
 @dataclass(slots=True, eq=False)
 class _Runner:
-    """What waits for a runner: `again` (resends) goes before `pending`; both by counter, in order of arrival."""
+    """What waits for a runner: `again` (resends) goes before `pending`; both by counter, in order of arrival.
 
-    again: dict[int, Entry] = field(default_factory=dict)
-    pending: dict[int, Entry] = field(default_factory=dict)
+    OrderedDict, because the first of a dict is found by scanning past all that were deleted before it.
+    """
+
+    again: OrderedDict[int, Entry] = field(default_factory=OrderedDict)
+    pending: OrderedDict[int, Entry] = field(default_factory=OrderedDict)
     pending_bytes: int = 0
     hosts: list[_Host] = field(default_factory=list)
     turn: int = 0
@@ -93,13 +97,16 @@ class Ledger:
     def submit(self, runner: str, item: InferItem, token: object, nbytes: int, idempotent: bool = True) -> Entry:
         """Accept a request of `nbytes` payload; it waits until `take` hands it out.
 
-        Raises QueueFull (bounds reached) or NoWorker (the runner was given up).
+        Raises QueueFull (bounds reached; one alone may be over the bytes) or NoWorker (the runner was given up).
         """
+        assert item.counter not in self._open, f"counter {item.counter} is open already"
         state = self._runners[runner]
         if state.failed:
             raise NoWorker(f"runner {runner!r} has no worker: {state.failed}")
         waiting = len(state.pending) + len(state.again)
-        if waiting >= self._bounds.pending_requests or state.pending_bytes + nbytes > self._bounds.pending_bytes:
+        bounds = self._bounds
+        too_many_bytes = waiting and state.pending_bytes + nbytes > bounds.pending_bytes
+        if waiting >= bounds.pending_requests or too_many_bytes:
             raise QueueFull(
                 f"runner {runner!r} has {waiting} requests ({state.pending_bytes} bytes) waiting in this process, "
                 f"its limit; retry later",
@@ -135,13 +142,15 @@ class Ledger:
         host = self._hosts.get(incarnation)
         if host is None:
             return
+        again: list[Entry] = []
         for item in items:
             entry = host.owed.pop(item.counter, None)
             if entry is None:
                 continue
             host.nbytes -= entry.nbytes
             if not entry.closed:
-                self._wait_again(entry)
+                again.append(entry)
+        self._wait_again(self._runners[host.runner], again)
 
     def settle(self, incarnation: bytes, counter: int, attempt: int) -> Entry | None:
         """An answer came: the entry it closes, or None if it is late, cancelled or of an older attempt."""
@@ -164,7 +173,7 @@ class Ledger:
     def expire(self, now: float) -> list[Entry]:
         """Close and return all whose deadline passed, at most 4 ms late; `entry.host` says whom to tell."""
         expired: list[Entry] = []
-        while self._bucket_heap and (self._bucket_heap[0] + 1) * _BUCKET_S <= now:
+        while self._bucket_heap and _bucket_end_s(self._bucket_heap[0]) <= now:
             bucket = self._buckets[self._bucket_heap[0]]
             expired.extend(self._close(entry) for entry in list(bucket.values()))
             del self._buckets[heapq.heappop(self._bucket_heap)]
@@ -175,7 +184,7 @@ class Ledger:
         while self._bucket_heap:
             first = self._bucket_heap[0]
             if self._buckets[first]:
-                return (first + 1) * _BUCKET_S
+                return _bucket_end_s(first)
             del self._buckets[heapq.heappop(self._bucket_heap)]
         return None
 
@@ -199,16 +208,20 @@ class Ledger:
         host = self._hosts.pop(incarnation, None)
         if host is None:
             return []
-        hosts = self._runners[host.runner].hosts
-        if host in hosts:
-            hosts.remove(host)
+        state = self._runners[host.runner]
+        if host in state.hosts:
+            state.hosts.remove(host)
+        again: list[Entry] = []
         lost: list[tuple[Entry, RequestError]] = []
         for counter, entry in host.owed.items():
             if entry.closed:
                 continue
-            error = self._again(entry, started is None or counter in started, now)
-            if error is not None:
+            error = self._reopen(entry, started is None or counter in started, now)
+            if error is None:
+                again.append(entry)
+            else:
                 lost.append((self._close(entry), error))
+        self._wait_again(state, again)
         return lost
 
     def host_leaving(self, incarnation: bytes) -> None:
@@ -232,7 +245,8 @@ class Ledger:
         """Requests of `runner` that wait for a place in a window."""
         return len(self._runners[runner].pending) + len(self._runners[runner].again)
 
-    def _again(self, entry: Entry, started: bool, now: float) -> RequestError | None:
+    def _reopen(self, entry: Entry, started: bool, now: float) -> RequestError | None:
+        """Make `entry`, whose host died, ready for another attempt; or the error that ends it."""
         item = entry.item
         starts = item.starts + started
         if started and (not entry.idempotent or starts >= self._bounds.starts_max):
@@ -242,15 +256,20 @@ class Ledger:
             )
         if entry.deadline_s <= now:
             return DeadlineExceeded("the deadline passed while the worker was being replaced")
+        failed = self._runners[entry.runner].failed
+        if failed:
+            return NoWorker(f"runner {entry.runner!r} has no worker: {failed}")
         entry.item = replace(item, attempt=item.attempt + 1, starts=starts)
-        self._wait_again(entry)
         return None
 
-    def _wait_again(self, entry: Entry) -> None:
-        state = self._runners[entry.runner]
-        entry.host = None
-        state.again[entry.item.counter] = entry
-        state.pending_bytes += entry.nbytes
+    def _wait_again(self, state: _Runner, entries: list[Entry]) -> None:
+        if not entries:
+            return
+        for entry in entries:
+            entry.host = None
+            state.again[entry.item.counter] = entry
+            state.pending_bytes += entry.nbytes
+        state.again = OrderedDict(sorted(state.again.items()))
 
     def _next_host(self, state: _Runner, nbytes: int) -> _Host | None:
         bounds = self._bounds
@@ -266,7 +285,7 @@ class Ledger:
         counter = entry.item.counter
         entry.closed = True
         del self._open[counter]
-        self._buckets[int(entry.deadline_s / _BUCKET_S)].pop(counter, None)
+        del self._buckets[entry.item.deadline_ns // _BUCKET_NS][counter]
         if entry.host is None:
             state = self._runners[entry.runner]
             if state.again.pop(counter, None) is None:
@@ -275,9 +294,13 @@ class Ledger:
         return entry
 
     def _watch(self, entry: Entry) -> None:
-        number = int(entry.deadline_s / _BUCKET_S)
+        number = entry.item.deadline_ns // _BUCKET_NS
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = {}
             heapq.heappush(self._bucket_heap, number)
         bucket[entry.item.counter] = entry
+
+
+def _bucket_end_s(number: int) -> float:
+    return (number + 1) * _BUCKET_NS / 1e9
