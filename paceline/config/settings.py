@@ -8,7 +8,6 @@ to the inspector child as MessagePack. Knows no process and opens nothing but th
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,19 +167,18 @@ def load_config(flags: Mapping[str, object], file: Path | None, environ: Mapping
     entries += from_flags(flags)
     server, store = _layered("server", entries), _layered("store", entries)
     found = []
+    home = store["home"][0]
+    if not isinstance(home, Path):
+        home = Path("~/.paceline").expanduser()
+        found.append(Entry("store", "", "home", home, DEFAULT))
     if server["run_dir"][0] is None:
-        found.append(Entry("server", "", "run_dir", default_run_dir(server["port"][0], environ), DEFAULT))
-    if store["home"][0] is None:
-        found.append(Entry("store", "", "home", Path("~/.paceline").expanduser(), DEFAULT))
+        found.append(Entry("server", "", "run_dir", default_run_dir(home, server["port"][0]), DEFAULT))
     return _build([*entries, *found])
 
 
-def default_run_dir(port: object, environ: Mapping[str, str]) -> Path:
-    """Where the server on `port` of this user keeps its sockets: short, since a socket's path is bounded."""
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if runtime.startswith("/") and len(runtime) <= 50 and os.path.isdir(runtime):
-        return Path(runtime, f"paceline-{port}")
-    return Path(f"/tmp/paceline-{os.getuid()}-{port}")
+def default_run_dir(home: Path, port: object) -> Path:
+    """Where the server on `port` that serves from the store in `home` keeps its sockets, unless told otherwise."""
+    return home / "run" / f"p{port}"
 
 
 def is_loopback(host: str) -> bool:

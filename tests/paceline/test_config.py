@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.config import KEYS, Config, RunnerSettings, load_config
-from paceline.config.settings import default_run_dir, is_loopback
+from paceline.config.settings import is_loopback
 from paceline.protocol import limits
 from paceline.protocol.errors import ConfigError
 
@@ -240,10 +240,11 @@ def test_only_loopback_addresses_count_as_private(host: str, safe: bool) -> None
     assert is_loopback(host) is safe
 
 
-def test_run_directory_is_short_private_to_the_user_and_the_port(tmp_path: Path) -> None:
-    assert default_run_dir(8000, {"XDG_RUNTIME_DIR": "/"}) == Path("/paceline-8000")
-    assert default_run_dir(81, {"XDG_RUNTIME_DIR": "/none/such"}).name.endswith("-81")
-    assert load_config({"port": 81}, None, {}).server.run_dir != load_config({}, None, {}).server.run_dir
+def test_each_port_has_a_run_directory_of_its_own_below_the_store() -> None:
+    config = load_config({"port": 81}, None, {"PACELINE_HOME": "/srv/a"})
+    assert config.server.run_dir == Path("/srv/a/run/p81")
+    assert load_config({}, None, {}).server.run_dir == Path("~/.paceline/run/p8000").expanduser()
+    assert load_config({}, None, {"PACELINE_SERVER__RUN_DIR": "/run/pace"}).server.run_dir == Path("/run/pace")
 
 
 def test_a_config_travels_as_messagepack(tmp_path: Path) -> None:
