@@ -37,4 +37,4 @@ def _wire_tensor(tensor: torch.Tensor) -> Tensor:
     if dtype is None:
         raise TypeError(f"a tensor of {tensor.dtype} cannot travel")
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return Tensor(dtype, tuple(tensor.shape), memoryview(flat.numpy()))
+    return Tensor(dtype, tuple(tensor.shape), flat.numpy().data)

@@ -1,0 +1,80 @@
+"""Answers on their way out: one batch's outcomes for one API server, cut into messages that its decoder accepts.
+
+Pure: dataclasses in, multipart messages out. A result that cannot travel (a leaf too large, a value that MessagePack
+has no form for) becomes a failure of its own request; the others of the batch are not touched by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from paceline.protocol.errors import ModelError
+from paceline.protocol.limits import FRAME_BYTES_MAX, HEAD_BYTES_MAX, MESSAGE_BYTES_CUT, MESSAGE_FRAMES_MAX
+from paceline.protocol.messages import Answers, Failure, Result, encode
+from paceline.protocol.tensor import Buffer
+
+_FAILURES_PER_MESSAGE = 512
+
+
+def answer_messages(origin: bytes, results: Sequence[Result], failures: Sequence[Failure]) -> Iterator[list[Buffer]]:
+    """The Answers for `origin`, encoded: one message wherever the limits allow."""
+    parts = list(_cut(results))
+    rest = failures[_FAILURES_PER_MESSAGE:]
+    yield from _encoded(Answers(origin, parts[0] if parts else (), tuple(failures[:_FAILURES_PER_MESSAGE])))
+    for part in parts[1:]:
+        yield from _encoded(Answers(origin, part))
+    for at in range(0, len(rest), _FAILURES_PER_MESSAGE):
+        yield from _encoded(Answers(origin, (), tuple(rest[at : at + _FAILURES_PER_MESSAGE])))
+
+
+def _cut(results: Sequence[Result]) -> Iterator[tuple[Result, ...]]:
+    """`results` in order, a new part wherever the frames reach MESSAGE_BYTES_CUT or MESSAGE_FRAMES_MAX."""
+    part: list[Result] = []
+    part_bytes, part_frames = 0, 1
+    for result in results:
+        if result.frames:
+            nbytes = sum(map(len, result.frames))  # frames are bytes or flat views of bytes
+            frames = len(result.frames)
+            if part and (part_bytes + nbytes > MESSAGE_BYTES_CUT or part_frames + frames > MESSAGE_FRAMES_MAX):
+                yield tuple(part)
+                part, part_bytes, part_frames = [], 0, 1
+            part_bytes += nbytes
+            part_frames += frames
+        part.append(result)
+    if part:
+        yield tuple(part)
+
+
+def _encoded(answers: Answers) -> Iterator[list[Buffer]]:
+    """`answers` as one message, or halved until each fits; what alone does not fit fails alone."""
+    message = _message(answers)
+    if message is not None:
+        yield message
+        return
+    results, failures = answers.results, answers.failures
+    if len(results) + len(failures) == 1:
+        yield from _encoded(Answers(answers.origin, (), (_unsendable(results[0]),)))
+        return
+    half = len(results) // 2
+    yield from _encoded(Answers(answers.origin, results[:half], failures[: len(failures) // 2]))
+    yield from _encoded(Answers(answers.origin, results[half:], failures[len(failures) // 2 :]))
+
+
+def _message(answers: Answers) -> list[Buffer] | None:
+    try:
+        message = encode(answers)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if len(message[0]) > HEAD_BYTES_MAX or len(message) > MESSAGE_FRAMES_MAX:
+        return None
+    if len(message) > 1 and max(map(len, message[1:])) > FRAME_BYTES_MAX:
+        return None
+    return message
+
+
+def _unsendable(result: Result) -> Failure:
+    error = ModelError(
+        f"the result cannot be sent: over the limit of {HEAD_BYTES_MAX} bytes of small values, {MESSAGE_FRAMES_MAX} "
+        f"tensors or {FRAME_BYTES_MAX} bytes of one tensor, or a value without a form on the wire"
+    )
+    return Failure(result.counter, result.attempt, error.code, error.message)

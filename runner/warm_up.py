@@ -1,0 +1,81 @@
+"""Before a worker is ready: run each method that has a stored sample at 1, 2, 4, ... rows up to its cap.
+
+It pays first-call costs before the first request does, and tells the dispatcher what batches take. Bounded in time: the
+ladder ends where the next size would not fit. Knows no torch; called by the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from paceline.protocol.errors import RequestError
+from paceline.protocol.signature import MethodSpec, measure
+from paceline.protocol.tree import Tree
+from paceline.runner.rows import ladder
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_S = 2.0
+_NEXT_SIZE_FACTOR = 4.0  # the next size has twice the rows, and each size runs twice
+
+WireCall: TypeAlias = tuple[tuple[Tree, ...], dict[str, Tree]]
+
+
+class Ladder(Protocol):
+    """The executor's part."""
+
+    def warm_up(
+        self,
+        method_name: str,
+        sample_args: tuple[Tree, ...],
+        sample_kwargs: dict[str, Tree],
+        sizes: Sequence[int],
+        now: Callable[[], float],
+    ) -> Iterator[tuple[int, float]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A batch of `rows` rows of requests with `key` took `seconds`."""
+
+    method: str
+    key: bytes
+    rows: int
+    seconds: float
+
+
+def warm_up(
+    engine: Ladder,
+    methods: Iterable[MethodSpec],
+    samples: Mapping[str, WireCall],
+    rows_max: int,
+    now: Callable[[], float],
+    budget_s: float = WARM_UP_S,
+) -> list[Observation]:
+    """What was seen, all methods together within about `budget_s`. A sample that fails is logged and left out."""
+    sampled = [method for method in methods if method.name in samples]
+    seen: list[Observation] = []
+    for number, method in enumerate(sampled):
+        began = now()
+        share_s = budget_s / (len(sampled) - number)
+        try:
+            seen += _climb(engine, method, samples[method.name], rows_max, now, began + share_s)
+        except RequestError as error:
+            logger.warning("warm-up failed", extra={"method": method.name, "error": error.message})
+        budget_s -= now() - began
+    return seen
+
+
+def _climb(
+    engine: Ladder, method: MethodSpec, sample: WireCall, rows_max: int, now: Callable[[], float], end: float
+) -> Iterator[Observation]:
+    args, kwargs = sample
+    key, _ = measure(method, args, kwargs)
+    sizes = ladder(min(method.max_batch_size or rows_max, rows_max) if method.batchable else 1)
+    for rows, seconds in engine.warm_up(method.name, args, kwargs, sizes, now):
+        yield Observation(method.name, key, rows, seconds)
+        if now() + _NEXT_SIZE_FACTOR * seconds > end:
+            return
