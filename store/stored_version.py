@@ -61,7 +61,8 @@ class StoredVersion:
     def map(self, path: str) -> memoryview:
         """The verified bytes of the file `path` as a private mapping (uint8, writable, never written back).
 
-        Raises as `read` does.
+        Replacing the file does not change it; writing into the very same file does, so versions are never edited in
+        place. Raises as `read` does.
         """
         with self._reading():
             return map_verified(self._models, self._folders, self.manifest.file(path))

@@ -113,27 +113,27 @@ def write(home):
 
 def read(home):
     store = ModelStore(home)
-    while len(store.versions("net")) < 33:
-        assert store.verify("net").read("a.bin") == b"x"
-        store.list("net")
+    while len(versions := store.versions("net")) < 32:
+        if versions:
+            assert store.verify("net").read("a.bin") == b"x"
+            store.list("net")
 
 def churn(home):
     # A cleaner beside them: it sweeps, and deletes versions of another model while they are being made.
     store = ModelStore(home)
-    while len(store.versions("net")) < 33:
+    while len(store.versions("net")) < 32:
         store.sweep()
         with store.create("other", framework="custom", methods=METHODS) as pending:
             pending.write("a.bin", [b"y"])
         store.delete(pending.saved.tag)
 
 for round in range(int(sys.argv[2])):
-    home = Path(sys.argv[1]) / str(round)
-    save(home, b"x")
+    home = Path(sys.argv[1]) / str(round)  # not even a key yet: the 32 must agree on one
     gate = os.pipe()
     pids = [spawn(home, gate, child) for child in [write] * 32 + [read] * 2 + [churn]]
     os.close(gate[0]); os.close(gate[1])
     assert [wait(pid) for pid in pids] == [0] * 35
-    assert check(home, {b"x"}) == list(range(1, 34))
+    assert check(home, {b"x"}) == list(range(1, 33))
     assert os.listdir(home / "models" / ".tmp") == []
 """
 
