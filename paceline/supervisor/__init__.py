@@ -1,1 +1,8 @@
-"""The parent of all processes."""
+"""Runs the processes of one server, and tells of them: `serve`, its options and events, `fetch_status`."""
+
+from paceline.supervisor.events import Event, describe
+from paceline.supervisor.options import Programs, ServeOptions
+from paceline.supervisor.status import fetch_status, live_run_dirs
+from paceline.supervisor.supervisor import serve
+
+__all__ = ["Event", "Programs", "ServeOptions", "describe", "fetch_status", "live_run_dirs", "serve"]

@@ -1,0 +1,344 @@
+"""All children of a server: fills the seats, hears what the processes say of themselves, buries the dead, kills what
+hangs, and keeps the picture of it all that the others are sent.
+
+Decides nothing itself: policy.py says when to restart, watchdog.py what hangs, topology.py what the picture is.
+Driven by the supervisor's loop; knows no ZeroMQ.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from paceline.protocol.channel import fresh_incarnation, ipc_address
+from paceline.protocol.control import ChildState, Host, LostHost, State
+from paceline.protocol.slot import SlotView, read_slot
+from paceline.protocol.spec import ChildSpec, RunnerSpec, ServeSpec, encode_child
+from paceline.supervisor import devices
+from paceline.supervisor.children import Child, Launch
+from paceline.supervisor.events import ChildDied, ChildReady, Event, GivenUp, Restarting, RunnerLoading
+from paceline.supervisor.listeners import Listeners
+from paceline.supervisor.obituary import Remains, explain, own_oom_kills, reason_of
+from paceline.supervisor.options import Programs
+from paceline.supervisor.output import Forwarder
+from paceline.supervisor.policy import Death, GiveUp, is_excused
+from paceline.supervisor.run_dir import RunDir
+from paceline.supervisor.seat import API_SERVER, WORKER, Occupant, Seat
+from paceline.supervisor.topology import Picture
+from paceline.supervisor.watchdog import LOOK_S, Watchdog
+
+logger = logging.getLogger(__name__)
+
+# A child that said FAILED has this long to exit by itself.
+LEAVE_S = 2.0
+# A hanging child has this long to write its stacks down.
+DUMP_S = 0.3
+# An API server that comes back later than this leaves its connections to the others.
+AWAY_S = 1.0
+# A loop that was away this much longer than it slept cannot blame children for old beats.
+ABSENCE_S = 1.0
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+
+
+class Crew:
+    """`publish` sends the picture on at once: a death must be known before its successor is started."""
+
+    def __init__(
+        self,
+        spec: ServeSpec,
+        run_dir: RunDir,
+        listeners: Listeners,
+        programs: Programs,
+        emit: Callable[[Event], None],
+        publish: Callable[[], None],
+    ) -> None:
+        self.seats = [*_api_seats(spec), *_worker_seats(spec)]
+        self.picture = Picture()
+        self._spec = spec
+        self._run_dir = run_dir
+        self._listeners = listeners
+        self._programs = programs
+        self._emit = emit
+        self._publish = publish
+        self._forwarder = Forwarder()
+        self._looked_at = 0.0
+        self._next_look = 0.0
+        self._oom_kills = own_oom_kills()
+
+    # What the loop waits for
+
+    def fds(self) -> Iterator[int]:
+        for seat in self.seats:
+            if seat.occupant is not None:
+                child = seat.occupant.child
+                if child.output.open:
+                    yield child.output.fd
+                if child.exit_fd >= 0:
+                    yield child.exit_fd
+
+    def next_wake(self) -> float:
+        times = [seat.start_at for seat in self.seats if seat.start_at is not None]
+        times += [seat.leave_by for seat in self.seats if seat.leave_by is not None]
+        return min([*times, self._next_look])
+
+    # What the loop asks
+
+    def occupied(self, kind: str = "") -> list[Seat]:
+        """Seats (of `kind`) with a process in them."""
+        return [seat for seat in self.seats if seat.occupant is not None and kind in ("", seat.kind)]
+
+    def find(self, incarnation: bytes) -> Seat | None:
+        """The seat whose present process is `incarnation`."""
+        for seat in self.seats:
+            if seat.occupant is not None and seat.occupant.incarnation == incarnation:
+                return seat
+        return None
+
+    def settled(self) -> bool:
+        """Whether every runner has a READY worker or is given up, and the same for the API servers."""
+        groups = {(seat.kind, seat.runner) for seat in self.seats}
+        return all(any(s.is_ready for s in self._group(*group)) or self._is_lost(*group) for group in groups)
+
+    def nothing_left(self) -> str:
+        """Why the server cannot serve anything ever again, empty while it can."""
+        if self._is_lost(API_SERVER, ""):
+            return f"no API server: {self._group(API_SERVER, '')[0].given_up}"
+        runners = [runner.name for runner in self._spec.runners]
+        if all(self._is_lost(WORKER, name) for name in runners):
+            return "; ".join(f"{name}: {self._group(WORKER, name)[0].given_up}" for name in runners)
+        return ""
+
+    # What the loop has done
+
+    def start_due(self, now: float) -> None:
+        for seat in self.seats:
+            if seat.start_at is not None and seat.start_at <= now:
+                self._start(seat, now)
+
+    def heard(self, said: ChildState, now: float) -> None:
+        """A child's own word on its state."""
+        seat = self.find(said.incarnation)
+        if seat is None or seat.occupant is None or seat.killed_for:
+            return
+        try:
+            seat.state = State(said.state)
+        except ValueError:
+            logger.warning("unknown state", extra={"child": seat.name, "state": said.state})
+            return
+        if seat.state == State.READY and not seat.was_ready:
+            seat.was_ready = True
+            seat.address = said.address
+            seat.policy.ready(now)
+            seconds = now - seat.occupant.started_at
+            self._emit(ChildReady(seat.kind, seat.name, seat.occupant.child.pid, seat.device, seconds))
+        elif seat.state == State.FAILED:
+            seat.said = said.detail or "it said FAILED without a reason"
+            seat.leave_by = now + LEAVE_S
+        self._show(seat)
+
+    def read_output(self) -> None:
+        for seat in self.occupied():
+            if seat.occupant is not None and seat.occupant.child.output.open:
+                self._forwarder.pass_on(seat.name, seat.occupant.child.output.read())
+
+    def bury(self, now: float) -> None:
+        """Reap whoever is dead, tell the others, then decide on successors."""
+        for seat in self.occupied():
+            if seat.occupant is not None and seat.occupant.child.has_exited():
+                self._bury(seat, seat.occupant, now)
+
+    def watch(self, now: float) -> None:
+        """Look after hangs, when it is time to."""
+        for seat in self.occupied():
+            if seat.leave_by is not None and now >= seat.leave_by:
+                self.kill(seat, seat.said)
+        if now < self._next_look:
+            return
+        absent = self._looked_at > 0.0 and now - self._looked_at > LOOK_S + ABSENCE_S
+        self._looked_at = now
+        self._next_look = now + LOOK_S
+        for seat in self.occupied():
+            if absent:
+                seat.watchdog.excuse(now)
+            self._look(seat, now)
+
+    def kill(self, seat: Seat, reason: str) -> None:
+        """SIGKILL, and out of rotation at once: a process in the kernel's hands may take its time to die."""
+        if seat.occupant is not None:
+            self._condemn(seat, reason)
+            seat.leave_by = None
+            seat.occupant.child.kill()
+
+    def dismiss(self) -> None:
+        """From now on nobody has a successor."""
+        for seat in self.seats:
+            seat.dismissed = True
+            seat.start_at = None
+
+    # Private
+
+    def _start(self, seat: Seat, now: float) -> None:
+        if seat.kind == WORKER and seat.index == 0 and seat.restarts == 0:
+            runner = self._spec.runner(seat.runner)
+            self._emit(RunnerLoading(runner.name, runner.model, runner.version, runner.devices))
+        incarnation, slot = fresh_incarnation(), self._run_dir.fresh_slot()
+        if seat.kind == API_SERVER:
+            self._listeners.set_away(seat.index, False)
+        try:
+            child = Child.spawn(self._launch(seat, incarnation, slot))
+        except OSError as error:
+            seat.start_at = None
+            self._succeed(seat, Death(f"cannot be started: {error.strerror or error}", load_error=True), now)
+            return
+        seat.fill(Occupant(child, incarnation, slot, now))
+        self._next_look = min(self._next_look, now + LOOK_S)
+        logger.info("child started", extra={"child": seat.name, "pid": child.pid, "incarnation": incarnation.hex()})
+
+    def _launch(self, seat: Seat, incarnation: bytes, slot: Path) -> Launch:
+        worker = seat.kind == WORKER
+        fds = () if worker else self._listeners.fds(seat.index)
+
+        def spec(lifeline_fd: int) -> bytes:
+            return encode_child(
+                ChildSpec(
+                    serve=self._spec,
+                    kind=seat.kind,
+                    runner=seat.runner,
+                    index=seat.index,
+                    incarnation=incarnation,
+                    control_address=ipc_address(self._run_dir.control),
+                    slot_path=str(slot),
+                    parent_pid=os.getpid(),
+                    lifeline_fd=lifeline_fd,
+                    socket_fds=fds,
+                )
+            )
+
+        program = self._programs.worker if worker else self._programs.api_server
+        return Launch(program, spec, self._run_dir.path, self._environ(seat), fds)
+
+    def _environ(self, seat: Seat) -> Mapping[str, str]:
+        threads = self._spec.runner(seat.runner).threads if seat.kind == WORKER else 1
+        return {**devices.thread_variables(threads), **devices.narrow(seat.device, os.environ)}
+
+    def _look(self, seat: Seat, now: float) -> None:
+        if seat.occupant is None or seat.killed_for or (seat.dismissed and not seat.is_ready):
+            return
+        reason = seat.watchdog.look(read_slot(seat.occupant.slot), seat.is_ready, now)
+        if reason and seat.occupant.child.dump_stacks():
+            self._condemn(seat, reason)
+            seat.leave_by = now + DUMP_S
+        elif reason:
+            self.kill(seat, reason)
+        self._next_look = min(self._next_look, seat.watchdog.next_look(seat.is_ready, now))
+
+    def _condemn(self, seat: Seat, reason: str) -> None:
+        """It is going to be killed: out of rotation."""
+        seat.killed_for = seat.killed_for or reason
+        if seat.state == State.READY:
+            seat.state = State.DRAINING
+            self._show(seat)
+            self._publish()
+
+    def _bury(self, seat: Seat, occupant: Occupant, now: float) -> None:
+        self._forwarder.pass_on(seat.name, occupant.child.output.read_rest())
+        returncode = occupant.child.bury()
+        view = read_slot(occupant.slot)
+        remains = self._remains(seat, occupant, returncode, view)
+        self._run_dir.forget(occupant.slot)
+        if seat.address.startswith("ipc://"):
+            self._run_dir.forget(Path(seat.address.removeprefix("ipc://")))
+        death = _death(seat, returncode, view, reason_of(remains))
+        in_good_order = seat.dismissed and returncode == 0
+        seat.empty(State.STOPPED)
+        if in_good_order:
+            self.picture.remove(occupant.incarnation)
+            return
+        known, started = remains.started is not None, remains.started or ()
+        self.picture.lose(LostHost(seat.runner, occupant.incarnation, death.reason, known, started))
+        self._publish()
+        seat.last_death = death.reason
+        if seat.dismissed and seat.killed_for:
+            return
+        self._emit(ChildDied(seat.kind, seat.name, occupant.child.pid, death.reason, explain(remains)))
+        if not seat.dismissed:
+            self._succeed(seat, death, now)
+
+    def _remains(self, seat: Seat, occupant: Occupant, returncode: int, view: SlotView | None) -> Remains:
+        oom_before, self._oom_kills = self._oom_kills, own_oom_kills()
+        started = view.started if view is not None and view.known else None
+        if seat.kind == API_SERVER or (not seat.was_ready and view is None):
+            started = ()
+        return Remains(
+            returncode=returncode,
+            killed_for=seat.killed_for,
+            said=seat.said,
+            oom_kills=self._oom_kills - oom_before,
+            started=started,
+            last_lines=tuple(occupant.child.output.last_lines),
+        )
+
+    def _succeed(self, seat: Seat, death: Death, now: float) -> None:
+        """Whether and when the dead process gets a successor."""
+        decision = seat.policy.died(death, now)
+        if isinstance(decision, GiveUp):
+            self._give_up(seat, decision.reason)
+            return
+        seat.restarts += 1
+        seat.start_at = now + decision.delay_s
+        self._emit(Restarting(seat.kind, seat.name, decision.delay_s))
+        if decision.delay_s >= AWAY_S:
+            self._set_away(seat)
+
+    def _give_up(self, seat: Seat, reason: str) -> None:
+        seat.state = State.FAILED
+        seat.given_up = reason
+        self._emit(GivenUp(seat.kind, seat.name, reason))
+        if seat.kind == API_SERVER:
+            self._set_away(seat)
+        elif self._is_lost(WORKER, seat.runner):
+            self.picture.fail(seat.runner, reason)
+
+    def _set_away(self, seat: Seat) -> None:
+        if seat.kind == API_SERVER and any(other.is_ready for other in self._group(API_SERVER, "")):
+            self._listeners.set_away(seat.index, True)
+
+    def _show(self, seat: Seat) -> None:
+        if seat.kind == WORKER and seat.address and seat.occupant is not None:
+            state = State.READY if seat.is_ready else State.DRAINING
+            self.picture.put(Host(seat.runner, seat.occupant.incarnation, seat.address, state))
+
+    def _group(self, kind: str, runner: str) -> list[Seat]:
+        return [seat for seat in self.seats if seat.kind == kind and seat.runner == runner]
+
+    def _is_lost(self, kind: str, runner: str) -> bool:
+        return all(seat.given_up for seat in self._group(kind, runner))
+
+
+def _api_seats(spec: ServeSpec) -> list[Seat]:
+    return [Seat(API_SERVER, "", index, "", Watchdog()) for index in range(spec.http.api_workers)]
+
+
+def _worker_seats(spec: ServeSpec) -> list[Seat]:
+    return [_worker_seat(runner, index) for runner in spec.runners for index in range(runner.workers)]
+
+
+def _worker_seat(runner: RunnerSpec, index: int) -> Seat:
+    limit_s = None if runner.execution_timeout_ms is None else runner.execution_timeout_ms / 1000
+    return Seat(WORKER, runner.name, index, runner.devices[index % len(runner.devices)], Watchdog(limit_s))
+
+
+def _death(seat: Seat, returncode: int, view: SlotView | None, reason: str) -> Death:
+    from_outside = not seat.killed_for and (
+        returncode in _FROM_OUTSIDE or (returncode == 0 and seat.state in (State.DRAINING, State.STOPPED))
+    )
+    served = max(view.requests, view.batches) if view is not None else 0
+    in_hand = view is None or not view.known or bool(view.started)
+    return Death(
+        reason,
+        load_error=bool(seat.said) and not seat.was_ready,
+        excused=is_excused(seat.was_ready, served, in_hand, from_outside),
+    )

@@ -1,0 +1,120 @@
+"""What happens to a server, as the CLI prints it: one frozen dataclass per lifecycle change, and one line for each.
+
+Made by the supervisor, handed to the caller's `on_event`; `describe` is the plain wording, a CLI may style its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """The port and the run directory are ours; the inspector is about to read the targets."""
+
+    targets: tuple[str, ...]
+    url: str
+    run_dir: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLoading:
+    """A runner's workers are being started."""
+
+    runner: str
+    model: str
+    version: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildReady:
+    """A child said READY, `seconds` after its start. `kind` is "worker" or "api_server"."""
+
+    kind: str
+    name: str
+    pid: int
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Every runner that can be served is ready, `seconds` after the start."""
+
+    url: str
+    runners: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDied:
+    """A child is dead without having been told to; `explanation` says how and with which last words."""
+
+    kind: str
+    name: str
+    pid: int
+    reason: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarting:
+    """The dead child's successor starts in `delay_s`."""
+
+    kind: str
+    name: str
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """This child will not be started again."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """No new requests; those accepted are finished within `grace_s`."""
+
+    cause: str
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The server is gone; `exit_code` is what the process should exit with, `reason` why."""
+
+    exit_code: int
+    reason: str
+
+
+Event: TypeAlias = Starting | RunnerLoading | ChildReady | Ready | ChildDied | Restarting | GivenUp | Draining | Stopped
+
+
+def describe(event: Event) -> str:
+    """One line for `event` (a death: some more, its last words)."""
+    match event:
+        case Starting(targets, url, run_dir, pid):
+            return f"starting {', '.join(targets)} on {url} (pid {pid}, run directory {run_dir})"
+        case RunnerLoading(runner, model, version, devices):
+            return f"loading {runner}: {model}:{version} on {', '.join(devices)}"
+        case ChildReady(_, name, pid, device, seconds):
+            return f"{name} ready in {seconds:.2f} s (pid {pid}{', ' + device if device else ''})"
+        case Ready(url, runners, seconds):
+            return f"ready: {', '.join(runners)} on {url} after {seconds:.2f} s"
+        case ChildDied(_, name, pid, _, explanation):
+            return f"{name} (pid {pid}) died: {explanation}"
+        case Restarting(_, name, delay_s):
+            return f"{name} restarts in {delay_s:.1f} s"
+        case GivenUp(_, name, reason):
+            return f"{name} is given up: {reason}"
+        case Draining(cause, grace_s):
+            return f"draining ({cause}): finishing accepted requests, at most {grace_s:g} s; once more stops at once"
+        case Stopped(exit_code, reason):
+            return f"stopped: {reason}" if exit_code == 0 else f"stopped with exit code {exit_code}: {reason}"

@@ -1,0 +1,141 @@
+"""The short-lived child that reads what is to be served: targets and settings in, one frozen ServeSpec out.
+
+    python -m paceline.supervisor.inspector FD        FD: an InspectRequest; the reply goes to the descriptor it names
+
+Only here is the store read, so that `latest` never moves under a running server and the supervisor stays small.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from paceline.config import Config, RunnerSettings
+from paceline.protocol.child import die_with_parent
+from paceline.protocol.errors import PacelineError, StartError, StoreError
+from paceline.protocol.spec import HttpSpec, RunnerSpec, ServeSpec, encode_serve
+from paceline.store import ModelStore, StoredVersion, Tag, parse_tag
+from paceline.supervisor import devices
+from paceline.supervisor.inspection import InspectReply, InspectRequest, decode_request, encode_reply
+
+_SERVICE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def main(argv: Sequence[str]) -> int:
+    with os.fdopen(int(argv[1]), "rb") as file:
+        request = decode_request(file.read())
+    die_with_parent(request.parent_pid, request.lifeline_fd)
+    try:
+        reply = InspectReply(serve=encode_serve(inspect(request)))
+    except PacelineError as error:
+        reply = InspectReply(error=str(error))
+    with os.fdopen(request.reply_fd, "wb") as pipe:
+        pipe.write(encode_reply(reply))
+    return 0
+
+
+def inspect(request: InspectRequest) -> ServeSpec:
+    """The ServeSpec of `request`. Raises PacelineError for the user to read."""
+    config = Config.from_plain(request.config)
+    tags = [_tag_of(target) for target in request.targets]
+    store = ModelStore(config.store_home)
+    versions = [store.get(tag, trust=request.trust) for tag in tags]
+    names = [version.tag.name for version in versions]
+    _refuse_twice(names)
+    config.check_runners(names)
+    settings = [config.runner(name, {}) for name in names]
+    places = _places(names, settings)
+    cores, workers = devices.available_cores(), sum(map(len, places))
+    threads = devices.threads_per_worker(cores, workers)
+    runners = tuple(
+        _runner(version, tag, chosen, place, threads, str(config.store_home), request.trust)
+        for version, tag, chosen, place in zip(versions, tags, settings, places)
+    )
+    return ServeSpec(runners, _http(config, request), request.run_dir)
+
+
+def _tag_of(target: str) -> Tag:
+    try:
+        return parse_tag(target)
+    except StoreError as error:
+        if _SERVICE.fullmatch(target):
+            raise StartError(
+                f"{target!r} names a service (module:attribute); this version serves models from the store only, by "
+                f"tag such as my_model:latest"
+            ) from error
+        raise
+
+
+def _refuse_twice(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise StartError(f'model "{name}" is given twice; one server serves one version of a model')
+    if not names:
+        raise StartError("nothing to serve: give at least one model tag, such as my_model:latest")
+
+
+def _places(names: list[str], settings: list[RunnerSettings]) -> list[tuple[str, ...]]:
+    """The devices of each runner's workers."""
+    installed = devices.installed_gpus()
+    if installed and devices.torch_is_cpu_only():
+        installed = 0
+    gpus = devices.visible_gpus(os.environ, installed)
+    return [devices.plan(name, chosen.workers, chosen.devices, gpus) for name, chosen in zip(names, settings)]
+
+
+def _runner(
+    version: StoredVersion,
+    tag: Tag,
+    settings: RunnerSettings,
+    place: tuple[str, ...],
+    threads: int,
+    store_home: str,
+    trust: bool,
+) -> RunnerSpec:
+    manifest = version.manifest
+    if manifest.code_bearing:
+        version.require_trusted()
+    if tag.alias is not None:
+        aliases: tuple[str, ...] = (tag.alias,)
+    else:
+        aliases = () if tag.version else ("latest",)
+    return RunnerSpec(
+        name=manifest.name,
+        model=manifest.name,
+        version=manifest.version,
+        digest=version.digest,
+        framework=manifest.framework,
+        store_home=store_home,
+        methods=tuple(manifest.methods.values()),
+        workers=len(place),
+        devices=place,
+        threads=settings.threads or threads,
+        max_batch_size=settings.max_batch_size,
+        latency_budget_ms=settings.latency_budget_ms,
+        queue_timeout_ms=settings.queue_timeout_ms,
+        execution_timeout_ms=settings.execution_timeout_ms,
+        dispatch=settings.dispatch,
+        trust=trust,
+        aliases=aliases,
+    )
+
+
+def _http(config: Config, request: InspectRequest) -> HttpSpec:
+    server = config.server
+    return HttpSpec(
+        host=request.host,
+        port=request.port,
+        api_workers=server.api_workers,
+        timeout_max_ms=server.timeout_max_ms,
+        body_bytes_max=server.body_bytes_max,
+        rows_max=server.rows_max,
+        drain_grace_s=server.drain_grace_s,
+        window_requests=server.window_requests,
+        pending_requests=server.pending_requests,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,83 @@
+"""When a dead child is started again, and when it is given up. Pure: a death and the time in, a decision out.
+
+Two levels, as in Erlang's supervisors: each child has a budget of deaths, a runner is given up when all its workers
+are, the server when nothing is left. A death that is not the child's own doing is excused: it costs neither budget
+nor wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TypeAlias
+
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 30.0
+DEATHS_MAX = 5
+DEATHS_WINDOW_S = 60.0
+LOAD_TRIES_MAX = 3
+HEALTHY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a child ended. `load_error`: it said FAILED before it was ready. `excused`: see `is_excused`."""
+
+    reason: str
+    load_error: bool = False
+    excused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    reason: str
+
+
+Decision: TypeAlias = Restart | GiveUp
+
+
+def is_excused(was_ready: bool, served: int, in_hand: bool, killed_by_signal: bool) -> bool:
+    """Whether a death says nothing against the child: it had been READY, and had `served` requests, or was killed from
+    outside while nothing was `in_hand`.
+
+    Without this, a server that loses a worker every few seconds to an impatient operator, the out-of-memory killer or
+    one bad request in a thousand would be given up although every restart is useful. A crash loop serves nothing.
+    """
+    return was_ready and (served > 0 or (killed_by_signal and not in_hand))
+
+
+class RestartPolicy:
+    """One child's deaths so far."""
+
+    def __init__(self) -> None:
+        self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
+        self._streak = 0
+        self._load_errors = 0
+        self._ready_at: float | None = None
+
+    def ready(self, now: float) -> None:
+        self._ready_at = now
+        self._load_errors = 0
+
+    def died(self, death: Death, now: float) -> Decision:
+        healthy = self._ready_at is not None and now - self._ready_at >= HEALTHY_S
+        self._ready_at = None
+        if death.excused or healthy:
+            self._streak = 0
+        if death.load_error:
+            self._load_errors += 1
+            if self._load_errors >= LOAD_TRIES_MAX:
+                return GiveUp(f"{LOAD_TRIES_MAX} tries to load failed: {death.reason}")
+        if not death.excused:
+            self._deaths.append(now)
+            if len(self._deaths) == DEATHS_MAX and now - self._deaths[0] <= DEATHS_WINDOW_S:
+                return GiveUp(f"{DEATHS_MAX} deaths within {DEATHS_WINDOW_S:g} s, the last one: {death.reason}")
+        delay_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2**self._streak)
+        # Bounded, so that the power above stays a small number.
+        self._streak = min(self._streak + 1, 16)
+        return Restart(delay_s)

@@ -1,0 +1,76 @@
+"""One place in the server's plan: a worker or an API server, whichever process fills it now.
+
+Owns what outlives a restart (policy, watchdog, counts) and what belongs to the present process (child, incarnation,
+state). The supervisor fills and empties it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paceline.protocol.control import State
+from paceline.supervisor.children import Child
+from paceline.supervisor.policy import RestartPolicy
+from paceline.supervisor.watchdog import Watchdog
+
+WORKER, API_SERVER = "worker", "api_server"
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """The process in a seat."""
+
+    child: Child
+    incarnation: bytes
+    slot: Path
+    started_at: float
+
+
+@dataclass(slots=True)
+class Seat:
+    """`start_at`: when the next process is due, None while there is one or none is to come. `killed_for`: why we sent
+    SIGKILL. `said`: the process's own FAILED message; from then on it has until `leave_by` to exit. `dismissed`: it was
+    told to leave, and has no successor."""
+
+    kind: str
+    runner: str
+    index: int
+    device: str
+    watchdog: Watchdog
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    occupant: Occupant | None = None
+    state: State = State.STOPPED
+    address: str = ""
+    start_at: float | None = 0.0
+    killed_for: str = ""
+    said: str = ""
+    leave_by: float | None = None
+    was_ready: bool = False
+    dismissed: bool = False
+    given_up: str = ""
+    restarts: int = 0
+    last_death: str = ""
+
+    @property
+    def name(self) -> str:
+        """How it is called in logs and status: "net/0", "api/1"."""
+        return f"{self.runner if self.kind == WORKER else 'api'}/{self.index}"
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state == State.READY
+
+    def fill(self, occupant: Occupant) -> None:
+        self.occupant = occupant
+        self.state = State.STARTING
+        self.address = self.killed_for = self.said = ""
+        self.leave_by = self.start_at = None
+        self.was_ready = False
+        self.watchdog.started(occupant.started_at)
+
+    def empty(self, state: State) -> None:
+        self.occupant = None
+        self.state = state
+        self.address = ""
+        self.leave_by = None

@@ -1,0 +1,209 @@
+"""The process that owns a server: starts all others from one frozen ServeSpec, keeps them alive, ends them in order.
+
+One thread, one loop: it waits on the control socket, process exits, children's output, signals and the next time that
+matters, then handles each. Imports no torch, no store and no user code.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from paceline.config.settings import default_run_dir
+from paceline.protocol import channel
+from paceline.protocol.channel import Channels, ipc_address
+from paceline.protocol.clock import SystemClock
+from paceline.protocol.control import ChildState, Drain, Hello, State, StatusRequest
+from paceline.protocol.spec import ServeSpec, encode_serve
+from paceline.supervisor.census import census
+from paceline.supervisor.crew import Crew
+from paceline.supervisor.events import Draining, Event, Ready, Starting, Stopped
+from paceline.supervisor.interview import interview
+from paceline.supervisor.listeners import Listeners, open_listeners
+from paceline.supervisor.options import ServeOptions
+from paceline.supervisor.run_dir import RunDir
+from paceline.supervisor.seat import API_SERVER, WORKER, Seat
+from paceline.supervisor.signals import Signals
+from paceline.supervisor.switchboard import Switchboard
+
+# Beyond its grace a child gets this long to exit by itself; workers get at least WORKER_GRACE_S, as nothing is left in
+# their hands once the API servers are gone.
+SLACK_S = 1.0
+WORKER_GRACE_S = 2.0
+# A killed process that the kernel does not let go is not waited for longer.
+REAP_S = 5.0
+
+
+def serve(options: ServeOptions, on_event: Callable[[Event], None]) -> int:
+    """Run a server until it is told to stop (SIGINT, SIGTERM, SIGHUP) or nothing can be served; its exit code.
+
+    0: drained. 128 + signal: stopped at once by a second signal. 1: nothing was left to serve. Main thread only.
+    Raises StartError: port or run directory in use, unknown model, wrong settings.
+
+        serve(ServeOptions(("my_model:latest",), load_config({}, None, os.environ)), lambda e: print(describe(e)))
+    """
+    started_at = SystemClock.now()
+    server = options.config.server
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        listeners = stack.enter_context(open_listeners(server.host, server.port, server.api_workers))
+        path = options.given_run_dir() or default_run_dir(options.config.store_home, listeners.port)
+        run_dir = stack.enter_context(RunDir.acquire(path))
+        on_event(Starting(options.targets, listeners.url, str(run_dir.path), os.getpid()))
+        spec = interview(options, run_dir, listeners, signals)
+        if spec is None:
+            outcome = Stopped(0, "told to stop before anything was started")
+        else:
+            channels = stack.enter_context(Channels())
+            board = Switchboard(channels.bind(ipc_address(run_dir.control)), encode_serve(spec))
+            outcome = Supervisor(options, spec, run_dir, listeners, signals, board, on_event, started_at).run()
+    on_event(outcome)
+    return outcome.exit_code
+
+
+class Supervisor:
+    """The loop. `run` is startup, main_loop and shutdown in turn."""
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        spec: ServeSpec,
+        run_dir: RunDir,
+        listeners: Listeners,
+        signals: Signals,
+        board: Switchboard,
+        on_event: Callable[[Event], None],
+        started_at: float,
+    ) -> None:
+        self._spec = spec
+        self._listeners = listeners
+        self._signals = signals
+        self._board = board
+        self._on_event = on_event
+        self._started_at = started_at
+        self._crew = Crew(spec, run_dir, listeners, options.programs, on_event, self._publish)
+        self._stop_signals: list[int] = []
+        self._draining = False
+
+    def run(self) -> Stopped:
+        self._startup()
+        outcome = self._main_loop()
+        return self._shutdown(outcome)
+
+    def _startup(self) -> None:
+        self._crew.start_due(SystemClock.now())
+
+    def _main_loop(self) -> Stopped:
+        """Until a stop signal or the end of the last runner."""
+        announced = False
+        while True:
+            self._turn()
+            reason = self._crew.nothing_left()
+            if reason:
+                return Stopped(1, f"nothing can be served: {reason}")
+            if self._stop_signals:
+                return Stopped(0, "drained")
+            if not announced and self._crew.settled():
+                announced = True
+                self._announce()
+
+    def _announce(self) -> None:
+        runners = sorted({seat.runner for seat in self._crew.occupied(WORKER) if seat.is_ready})
+        self._on_event(Ready(self._listeners.url, tuple(runners), SystemClock.now() - self._started_at))
+        # What lives until now lives for ever: later collections need not look at it.
+        gc.collect()
+        gc.freeze()
+
+    def _shutdown(self, outcome: Stopped) -> Stopped:
+        """Drain in order, API servers before workers, and leave nobody behind."""
+        self._draining = True
+        self._crew.dismiss()
+        if outcome.exit_code == 0:
+            outcome = self._drain(outcome)
+        self._end_all()
+        return outcome
+
+    def _drain(self, outcome: Stopped) -> Stopped:
+        grace_s = self._spec.http.drain_grace_s
+        deadline = SystemClock.now() + grace_s
+        self._on_event(Draining(_signal_text(self._stop_signals[0]), grace_s))
+        self._listeners.close()
+        self._crew.picture.drain()
+        self._publish()
+        self._send_away(API_SERVER, grace_s)
+        self._send_away(WORKER, max(WORKER_GRACE_S, deadline - SystemClock.now()))
+        if len(self._stop_signals) > 1:
+            return Stopped(128 + self._stop_signals[1], "stopped at once by a second signal")
+        return outcome
+
+    def _send_away(self, kind: str, grace_s: float) -> None:
+        """Drain all children of `kind` and wait for their ends; whoever is not READY has nothing to finish."""
+        for seat in self._crew.occupied(kind):
+            if not self._was_told(seat, grace_s):
+                self._crew.kill(seat, "not ready when the server stopped")
+        deadline = SystemClock.now() + grace_s + SLACK_S
+        while self._crew.occupied(kind) and len(self._stop_signals) < 2 and SystemClock.now() < deadline:
+            self._turn(deadline)
+        for seat in self._crew.occupied(kind):
+            self._crew.kill(seat, f"it did not finish within {grace_s + SLACK_S:.0f} s")
+
+    def _was_told(self, seat: Seat, grace_s: float) -> bool:
+        if seat.occupant is None or seat.state not in (State.READY, State.DRAINING):
+            return False
+        return self._board.send(seat.occupant.incarnation, Drain(float(grace_s)))
+
+    def _end_all(self) -> None:
+        for seat in self._crew.occupied():
+            self._crew.kill(seat, "the server stops")
+        deadline = SystemClock.now() + REAP_S
+        while self._crew.occupied() and SystemClock.now() < deadline:
+            self._turn(deadline)
+
+    def _turn(self, until: float | None = None) -> None:
+        """Wait for the next thing that happens, and handle all that did."""
+        now = SystemClock.now()
+        wake_at = self._crew.next_wake() if until is None else min(until, self._crew.next_wake())
+        channel.wait([self._board.socket], max(0.0, wake_at - now), [self._signals.fd, *self._crew.fds()])
+        self._stop_signals += self._signals.take()
+        now = SystemClock.now()
+        self._hear(now)
+        self._crew.read_output()
+        self._crew.bury(now)
+        self._crew.watch(now)
+        self._crew.start_due(now)
+        if self._crew.picture.changed:
+            self._publish()
+
+    def _hear(self, now: float) -> None:
+        for peer, message in self._board.messages():
+            if isinstance(message, Hello):
+                self._greet(peer, message)
+            elif isinstance(message, ChildState):
+                if message.incarnation == peer:
+                    self._crew.heard(message, now)
+            elif isinstance(message, StatusRequest):
+                status = census(self._crew.seats, self._listeners.url, self._draining, self._started_at, now)
+                self._board.send(peer, status)
+
+    def _greet(self, peer: bytes, hello: Hello) -> None:
+        if hello.kind == "client":
+            self._board.subscribe(peer, True, self._crew.picture.take())
+            return
+        seat = self._crew.find(peer)
+        if seat is None or seat.kind != hello.kind:
+            return  # of a process that is dead by now
+        if seat.state == State.STARTING:
+            seat.state = State.LOADING
+        if seat.kind == API_SERVER:
+            self._board.subscribe(peer, False, self._crew.picture.take())
+
+    def _publish(self) -> None:
+        self._board.publish(self._crew.picture.take())
+
+
+def _signal_text(number: int) -> str:
+    import signal
+
+    return signal.Signals(number).name

@@ -1,0 +1,59 @@
+"""The picture that API servers and native clients are sent: which hosts there are, which died, which were given up.
+
+Pure: changes in, numbered snapshots out. A snapshot replaces all earlier ones; the latest deaths stay in it, so that a
+reader that missed one snapshot misses no death.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from paceline.protocol.control import FailedRunner, Host, LostHost, Topology
+
+LOST_MAX = 32
+
+
+class Picture:
+    """The present topology. `changed` says whether `take` would give a new version."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[bytes, Host] = {}
+        self._lost: deque[LostHost] = deque(maxlen=LOST_MAX)
+        self._failed: dict[str, FailedRunner] = {}
+        self._draining = False
+        self._version = 0
+        self.changed = True
+
+    def put(self, host: Host) -> None:
+        """`host` exists, in this state."""
+        if self._hosts.get(host.incarnation) != host:
+            self._hosts[host.incarnation] = host
+            self.changed = True
+
+    def remove(self, incarnation: bytes) -> None:
+        """The host left in good order: nothing was in its hands."""
+        if self._hosts.pop(incarnation, None) is not None:
+            self.changed = True
+
+    def lose(self, lost: LostHost) -> None:
+        """A process died; it counts as a host only if it was one."""
+        if self._hosts.pop(lost.incarnation, None) is not None:
+            self._lost.append(lost)
+            self.changed = True
+
+    def fail(self, runner: str, reason: str) -> None:
+        self._failed[runner] = FailedRunner(runner, reason)
+        self.changed = True
+
+    def drain(self) -> None:
+        self._draining = True
+        self.changed = True
+
+    def take(self) -> Topology:
+        """The snapshot; its version grows when something changed since the last one."""
+        if self.changed:
+            self._version += 1
+            self.changed = False
+        return Topology(
+            self._version, self._draining, tuple(self._hosts.values()), tuple(self._lost), tuple(self._failed.values())
+        )

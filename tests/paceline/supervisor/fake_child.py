@@ -1,0 +1,85 @@
+"""A child that speaks the control protocol and no more; a worker behaves as its runner's name says.
+
+good: serves until drained. busy: the same, with two requests in hand. unloadable: FAILED, exit 3. crasher: READY, then
+exit 7. stuck: its batch never ends. stubborn: does not hear Drain. API servers answer each connection with their pid.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from paceline.protocol import child, control
+from paceline.protocol.channel import Channels, ClientSocket, wait
+from paceline.protocol.control import ChildState, Drain, Hello, State
+from paceline.protocol.slot import Slot
+from paceline.protocol.spec import ChildSpec
+
+ORIGIN = b"o" * 16
+
+
+def main() -> None:
+    spec = child.adopt(sys.argv)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    slot = Slot(Path(spec.slot_path))
+    child.beat_forever(slot)
+    with Channels() as channels:
+        supervisor = channels.connect(spec.control_address, spec.incarnation)
+        supervisor.send(control.encode(Hello(spec.kind, spec.runner, spec.index, spec.incarnation, os.getpid())))
+        if spec.kind == "api_server":
+            answer_connections(spec)
+            say(supervisor, spec, State.READY)
+            serve_until_drained(supervisor)
+            return
+        behave(spec, slot, channels, supervisor)
+
+
+def behave(spec: ChildSpec, slot: Slot, channels: Channels, supervisor: ClientSocket) -> None:
+    device, threads = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
+    sys.stdout.write(f"loading on {device!r} with {threads} thread(s)\n")
+    say(supervisor, spec, State.LOADING)
+    if spec.runner == "unloadable":
+        say(supervisor, spec, State.FAILED, detail="weights are missing")
+        sys.exit(3)
+    data = channels.bind(f"ipc://{spec.serve.run_dir}/h-{os.urandom(8).hex()}")
+    if spec.runner in ("busy", "stuck"):
+        slot.begin(1, [(ORIGIN, 7), (ORIGIN, 8)], time.monotonic_ns())
+    say(supervisor, spec, State.READY, address=data.address)
+    if spec.runner == "crasher":
+        sys.stderr.write("my last words\n")
+        os._exit(7)
+    if spec.runner == "stubborn":
+        signal.pause()
+    serve_until_drained(supervisor)
+
+
+def serve_until_drained(supervisor: ClientSocket) -> None:
+    while True:
+        wait([supervisor], None)
+        if any(isinstance(control.decode(parts), Drain) for parts in supervisor.drain()):
+            return
+
+
+def say(supervisor: ClientSocket, spec: ChildSpec, state: State, detail: str = "", address: str = "") -> None:
+    supervisor.send(control.encode(ChildState(spec.incarnation, state, detail, address, "cpu")))
+
+
+def answer_connections(spec: ChildSpec) -> None:
+    listener = socket.socket(fileno=spec.socket_fds[0])
+    listener.setblocking(True)
+
+    def run() -> None:
+        while True:
+            connection, _ = listener.accept()
+            connection.sendall(f"{os.getpid()}\n".encode())
+            connection.close()
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+main()
