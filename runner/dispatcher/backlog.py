@@ -8,17 +8,18 @@ from math import inf
 from paceline.runner.dispatcher.arrivals import Arrivals
 from paceline.runner.dispatcher.queue import KeyQueue, Waiting
 
+Urgency = tuple[int, float, float]
+
 
 @dataclass(slots=True)
 class KeyState:
     """What is kept of one key, its queue empty or not."""
 
     key: Hashable
-    queue: KeyQueue = field(init=False)
+    queue: KeyQueue = field(default_factory=KeyQueue)
     arrivals: Arrivals = field(default_factory=Arrivals)
-
-    def __post_init__(self) -> None:
-        self.queue = KeyQueue(self.key)
+    urgency: Urgency | None = None  # among the keys; None = to be computed, the queue has changed
+    urgency_of: tuple[str, int] = ("", 0)  # the worker profile and the version of the tables that it holds for
 
 
 class Backlog:
@@ -41,6 +42,7 @@ class Backlog:
         if state is None:
             state = self.waiting[key] = self._idle.pop(key) if key in self._idle else KeyState(key)
         state.queue.add(waiting)
+        state.urgency = None
         self.rows += waiting.request.rows
         return state
 
@@ -52,6 +54,7 @@ class Backlog:
     def left(self, state: KeyState, rows: int) -> None:
         """So many rows were taken out of the queue of this key."""
         self.rows -= rows
+        state.urgency = None
         if not state.queue:
             del self.waiting[state.key]
             self._idle[state.key] = state
@@ -81,6 +84,8 @@ class Backlog:
             del self._caps[min(self._caps, key=lambda k: self._caps[k][1])]
         if until > now:
             self._caps[key] = (max(1, rows), until)
+        if key in self.waiting:
+            self.waiting[key].urgency = None
 
     def cap(self, key: Hashable, rows_max: int, now: float) -> int:
         """The most rows of a batch of this key now."""

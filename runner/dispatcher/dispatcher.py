@@ -57,7 +57,8 @@ class Dispatcher:
         self._batch_ids = count(1)
         self._now = -inf
         self._wake_at = inf  # the newest WakeAt; never later than the earliest deadline in the queue
-        self._wake_wanted = inf
+        self._wake_wanted = inf  # no later than the deadline of anybody who was queued since then
+        self._hold_until = inf
         self._retry_after_s: float | None = None
         self._actions: list[Action] = []
 
@@ -203,10 +204,11 @@ class Dispatcher:
 
     def _decide(self, now: float) -> None:
         backlog, fleet = self._backlog, self._fleet
+        self._hold_until = inf
         while backlog.rows:
             until = hold_until(now)
             if until > now:
-                self._wake_wanted = min(self._wake_wanted, until)
+                self._hold_until = until
                 return
             worker = fleet.next_free(now)
             if worker is None:
@@ -254,7 +256,7 @@ class Dispatcher:
         """Says when to call again, only if that must be sooner than said before."""
         if self._wake_wanted < self._wake_at:
             self._wake_wanted = self._backlog.earliest_deadline()
-        wanted = min(self._wake_wanted, max(now, self._fleet.next_prefetch_at()))
+        wanted = min(self._wake_wanted, self._hold_until, max(now, self._fleet.next_prefetch_at()))
         if wanted < self._wake_at:
             self._wake_at = wanted
             self._actions.append(WakeAt(wanted))

@@ -6,7 +6,7 @@ Takes what it decides on out of the backlog; answering is the dispatcher's part.
 from dataclasses import dataclass
 from math import inf
 
-from paceline.runner.dispatcher.backlog import Backlog, KeyState
+from paceline.runner.dispatcher.backlog import Backlog, KeyState, Urgency
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
 from paceline.runner.dispatcher.events import Arrived
@@ -50,7 +50,8 @@ class Planner:
     def is_infeasible(self, request: Arrived, now: float) -> bool:
         """On the word of given tables, even if every worker were idle."""
         profiles = self._fleet.profiles
-        if not profiles or not all(self._tables.table(profile, request.key).known for profile in profiles):
+        tables = [self._tables.peek(profile, request.key) for profile in profiles]
+        if not tables or not all(table is not None and table.known for table in tables):
             return False
         return now + self._need_s(request, now) + self._config.reply_s > request.deadline
 
@@ -73,14 +74,18 @@ class Planner:
         states = self._backlog.waiting.values()
         if len(states) == 1:
             return next(iter(states))
-        return min(states, key=lambda state: self._urgency(state, profile, now))
+        known = (profile, self._tables.version)
+        for state in states:
+            if state.urgency is None or state.urgency_of != known:
+                state.urgency, state.urgency_of = self._urgency(state, profile, now), known
+        return min(states, key=_urgency)
 
-    def _urgency(self, state: KeyState, profile: str, now: float) -> tuple[int, float, float]:
+    def _urgency(self, state: KeyState, profile: str, now: float) -> Urgency:
         """Priority, then right edge: the latest start that meets the head's deadline; ties to more rows per second."""
         head = state.queue.head
-        table = self._tables.table(profile, state.key)
         due = head.deadline if head.deadline < inf else head.arrived_at + PATIENCE_S
-        if table.curve is None:
+        table = self._tables.peek(profile, state.key)
+        if table is None or table.curve is None:
             return head.priority, due, 0.0
         rows = batch_target(state.queue, table, self.cap(head.request, now))
         return head.priority, due - table.curve.seconds(rows), -table.curve.rate(rows)
@@ -188,6 +193,11 @@ class Planner:
                 end += 1
             members += queue.take(lane, end)
         return members
+
+
+def _urgency(state: KeyState) -> Urgency:
+    assert state.urgency is not None
+    return state.urgency
 
 
 def _sliced(curve: Curve, rows: int, cap: int) -> float:

@@ -5,7 +5,6 @@ and leaving from the head moves pointers only. Knows no clock, worker or latency
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
 from paceline.runner.dispatcher.events import Arrived
@@ -41,19 +40,14 @@ class Lane:
 class KeyQueue:
     """Lanes in order of priority, none of them empty."""
 
-    __slots__ = ("key", "lanes", "rows")
+    __slots__ = ("lanes", "rows")
 
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
+    def __init__(self) -> None:
         self.lanes: list[Lane] = []
         self.rows = 0
 
     def __bool__(self) -> bool:
         return self.rows > 0
-
-    def __iter__(self) -> Iterator[Waiting]:
-        for lane in self.lanes:
-            yield from lane.entries
 
     @property
     def head(self) -> Waiting:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from paceline.runner.dispatcher.curve import Curve
+from paceline.runner.dispatcher.curve import INSTANT_S, Curve
 from paceline.runner.dispatcher.look_ahead import LookAhead
 from paceline.runner.dispatcher.queue import KeyQueue, Lane, Waiting
 from paceline.runner.dispatcher.table_book import Table
@@ -87,7 +87,7 @@ def _best(choices: list[tuple[Choice, int]], ahead: LookAhead, rate: float) -> t
         for choice, position in choices
         for full_fit in (True, False)
     ]
-    price = min(rate, max(result.rows / result.seconds for _, _, result in rolled))
+    price = min(rate, max(result.rows / max(result.seconds, INSTANT_S) for _, _, result in rolled))
     choice, position, _ = max(rolled, key=lambda option: option[2].rows - price * option[2].seconds)
     return choice, position
 

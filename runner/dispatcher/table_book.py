@@ -16,6 +16,7 @@ class TableBook:
         self._config = config
         self._buckets = tuple(sorted(config.buckets))
         self._named = {name: self._given(points) for name, points in (config.latency_tables or {}).items()}
+        self.version = 0  # changes whenever any curve does
         self.any_given = bool(config.latency_table or config.latency_tables)
         self._default = None if config.latency_table is None else self._given(config.latency_table)
         self._learned: OrderedDict[tuple[str, Hashable], LearnedTable] = OrderedDict()
@@ -40,7 +41,9 @@ class TableBook:
 
     def observe(self, profile: str, key: Hashable, padded_rows: int, seconds: float, now: float) -> None:
         table = self.table(profile, key)
+        curve = table.curve
         table.observe(padded_rows, seconds, now)
+        self.version += table.curve is not curve
         method = _method(key)
         if table.known or method is key:
             return

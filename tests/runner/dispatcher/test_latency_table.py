@@ -1,0 +1,148 @@
+"""What the tables make of durations."""
+
+from random import Random
+
+import pytest
+
+from paceline.runner.dispatcher.config import DispatcherConfig
+from paceline.runner.dispatcher.curve import Curve
+from paceline.runner.dispatcher.latency_table import LatencyTable, LearnedTable
+from paceline.runner.dispatcher.table_book import TableBook
+
+
+def taught(table: LearnedTable, seconds: dict[int, float], times: int = 3) -> LearnedTable:
+    for rows, duration in seconds.items():
+        for _ in range(times):
+            table.observe(rows, duration, 0.0)
+    return table
+
+
+def seconds(table: LearnedTable | LatencyTable, rows: int) -> float:
+    assert table.curve is not None
+    return table.curve.seconds(rows)
+
+
+def test_a_given_curve_is_linear_between_points_and_keeps_its_last_slope() -> None:
+    curve = Curve({2: 0.010, 4: 0.020, 8: 0.020, 16: 0.036}.items())
+    assert [curve.seconds(rows) for rows in (1, 2, 3, 6, 12, 24)] == pytest.approx(
+        [0.010, 0.010, 0.015, 0.020, 0.028, 0.052]
+    )
+
+
+def test_a_given_curve_is_made_monotone() -> None:
+    curve = Curve({1: 0.010, 2: 0.008, 4: 0.020}.items())
+    assert curve.seconds(2) == 0.010
+
+
+def test_the_most_rows_within_a_time_are_found_on_steps() -> None:
+    curve = Curve({8: 0.010, 16: 0.020, 32: 0.040}.items(), buckets=(8, 16, 32))
+    assert [curve.rows_within(s, 32) for s in (0.009, 0.010, 0.039, 0.040, 1.0)] == [0, 8, 16, 32, 32]
+
+
+def test_the_first_two_durations_of_a_size_are_not_learned() -> None:
+    table = LearnedTable()
+    table.observe(1, 3.0, 0.0)
+    table.observe(1, 1.0, 0.0)
+    assert table.curve is None
+    assert not table.grounded
+    table.observe(1, 0.010, 0.0)
+    assert seconds(table, 1) == 0.010
+    assert table.grounded
+
+
+def test_no_gain_from_batching_is_assumed_before_it_is_seen() -> None:
+    table = taught(LearnedTable(), {1: 0.010})
+    assert seconds(table, 2) == pytest.approx(0.020)
+    assert table.rows_allowed == 2
+
+
+def test_a_size_takes_the_median_of_its_last_sixteen_durations() -> None:
+    table = taught(LearnedTable(), {4: 0.010}, times=20)
+    for duration in [0.0110] * 9:
+        table.observe(4, duration, 0.0)
+    assert seconds(table, 4) == pytest.approx(0.0110)
+
+
+def test_steps_appear_by_themselves_and_violations_are_pooled() -> None:
+    table = taught(LearnedTable(), {1: 0.010, 2: 0.020, 3: 0.019, 4: 0.021, 5: 0.040})
+    assert seconds(table, 2) == seconds(table, 3) == pytest.approx(0.0195)
+    assert seconds(table, 5) == 0.040
+
+
+def test_a_stall_is_counted_but_not_learned() -> None:
+    table = taught(LearnedTable(), {4: 0.010}, times=8)
+    table.observe(4, 0.031, 0.0)
+    assert table.stalls == 1
+    assert seconds(table, 4) == 0.010
+
+
+def test_a_lasting_change_moves_every_size() -> None:
+    table = taught(LearnedTable(), {1: 0.010, 8: 0.020, 16: 0.030}, times=18)
+    for _ in range(8):
+        table.observe(8, 0.080, 0.0)
+    assert [seconds(table, rows) for rows in (1, 8, 16)] == pytest.approx([0.040, 0.080, 0.120])
+
+
+def test_a_step_at_the_end_does_not_keep_larger_batches_from_being_tried() -> None:
+    table = taught(LearnedTable(), {4: 0.0070, 5: 0.0094})
+    assert table.curve is not None
+    assert table.curve.best_rows(10) == 10
+
+
+def test_a_size_nobody_measured_for_long_is_forgotten_and_grown_into_again() -> None:
+    table = taught(LearnedTable(ageing_s=100.0), {1: 0.010, 2: 0.011, 32: 9.0})
+    assert table.rows_allowed == 64
+    table.observe(1, 0.010, 200.0)
+    assert table.rows_allowed == 64  # an idle night alone makes nothing old
+    table.observe(2, 0.011, 200.0)
+    assert table.rows_allowed == 4
+    assert seconds(table, 32) < 1.0
+
+
+def test_a_high_quantile_adds_a_margin() -> None:
+    random = Random(1)
+    table = LearnedTable(quantile=0.95)
+    for _ in range(300):
+        table.observe(4, 0.010 * random.uniform(0.9, 1.1), 0.0)
+    assert 0.0106 < seconds(table, 4) < 0.0118
+
+
+def test_a_given_table_takes_only_the_margin_from_durations() -> None:
+    plain, careful = LatencyTable({4: 0.010}), LatencyTable({4: 0.010}, quantile=0.9)
+    for table in (plain, careful):
+        for _ in range(64):
+            table.observe(4, 0.012, 0.0)
+    assert seconds(plain, 4) == 0.010
+    assert seconds(careful, 4) == pytest.approx(0.012)
+
+
+def test_a_new_key_starts_from_its_method_and_takes_over_its_height() -> None:
+    book = TableBook(DispatcherConfig(64))
+    for rows, duration in {1: 0.010, 8: 0.020}.items():
+        for _ in range(3):
+            book.observe("", ("predict", "short"), rows, duration, 0.0)
+    table = book.table("", ("predict", "long"))
+    assert seconds(table, 8) == 0.020
+    assert not table.grounded
+    for _ in range(3):
+        book.observe("", ("predict", "long"), 1, 0.050, 0.0)
+    assert seconds(table, 8) == pytest.approx(0.100)
+    assert book.table("", ("other", "short")).curve is None
+
+
+def test_no_more_tables_are_kept_than_allowed() -> None:
+    book = TableBook(DispatcherConfig(64, keys_max=2))
+    for key in ("a", "b", "c"):
+        for _ in range(3):
+            book.observe("", key, 1, 0.010, 0.0)
+    assert book.peek("", "a") is None
+    assert book.peek("", "c") is not None
+
+
+def test_large_sizes_share_cells_so_that_tables_stay_small() -> None:
+    table = LearnedTable()
+    for rows in range(1, 2000):
+        for _ in range(3):
+            table.observe(rows, 0.001 * rows, 0.0)
+    assert table.curve is not None
+    assert len(table.curve.points) <= 64 + 5 * 32
