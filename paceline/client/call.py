@@ -1,0 +1,97 @@
+"""One prediction as the caller asked for it, before any transport, and what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from paceline.client.arrays import Array
+from paceline.protocol.clock import SystemClock
+from paceline.protocol.errors import DeadlineExceeded, InvalidParameter, RequestError
+from paceline.protocol.limits import REQUEST_ID_CHARS_MAX
+
+Prediction: TypeAlias = Array | dict[str, Array]
+
+# How long past its deadline a server is waited for: its own 504 keeps the connection, only a silent one costs it.
+ANSWER_GRACE_S = 0.05
+_PRIORITY_MAX = 2**31 - 1
+_PAUSE_S = 0.1
+_PAUSE_MAX_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`deadline` is in seconds of the monotonic clock; `method` None = the model's default one."""
+
+    model: str
+    version: str | None
+    method: str | None
+    args: tuple[object, ...]
+    named: dict[str, object]
+    timeout_s: float
+    deadline: float
+    priority: int
+    request_id: str | None
+
+    def remaining_s(self) -> float:
+        """Seconds until the deadline. Raises DeadlineExceeded if none are left."""
+        left = self.deadline - SystemClock.now()
+        if left <= 0:
+            raise self.late()
+        return left
+
+    def late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"model {self.model!r}: no answer within the time-out of {self.timeout_s:g} s")
+
+
+def make_call(
+    model: str,
+    args: tuple[object, ...],
+    named: dict[str, object],
+    *,
+    method: str | None,
+    version: str | int | None,
+    timeout_s: float,
+    priority: int,
+    request_id: str | None,
+) -> Call:
+    """Check what is not an array. Raises InvalidParameter that says what was given and expected."""
+    if not isinstance(model, str) or not model:
+        raise InvalidParameter(f"model is {model!r}, expected the name of a served model")
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _PRIORITY_MAX:
+        raise InvalidParameter(f"priority is {priority!r}, expected an integer, 0 being usual and lower more urgent")
+    if request_id is not None and not _is_id(request_id):
+        raise InvalidParameter(
+            f"request_id is {request_id!r}, expected 1 to {REQUEST_ID_CHARS_MAX} visible ASCII characters"
+        )
+    checked_s = check_timeout(timeout_s)
+    deadline = SystemClock.now() + checked_s
+    text = None if version is None else str(version)
+    return Call(model, text, method, args, named, checked_s, deadline, priority, request_id)
+
+
+def retry_pause_s(error: RequestError, tries: int, retries: int, call: Call) -> float | None:
+    """Seconds to wait before trying again, None = do not: as the server says, else growing, never past the deadline."""
+    if tries >= retries or not error.retryable:
+        return None
+    pause_s = error.retry_after_s if error.retry_after_s is not None else min(_PAUSE_MAX_S, _PAUSE_S * 2.0**tries)
+    return pause_s if SystemClock.now() + pause_s < call.deadline else None
+
+
+def check_timeout(timeout_s: object) -> float:
+    """`timeout_s`, if it is a number of seconds over 0. Raises InvalidParameter."""
+    if isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool) and 0 < timeout_s < math.inf:
+        return float(timeout_s)
+    raise InvalidParameter(f"timeout_s is {timeout_s!r}, expected a number of seconds > 0")
+
+
+def prediction(outputs: Iterable[tuple[str, Array]]) -> Prediction:
+    """One output is the array itself, several are a dict by output name in the model's order."""
+    named = dict(outputs)
+    return next(iter(named.values())) if len(named) == 1 else named
+
+
+def _is_id(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= REQUEST_ID_CHARS_MAX and all("!" <= c <= "~" for c in text)
