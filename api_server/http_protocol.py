@@ -1,0 +1,504 @@
+"""HTTP/1.1 on one connection: uvicorn's httptools protocol with every size, count and wait bounded, and a lean cycle
+for the infer route.
+
+What is ambiguous is refused and the connection closed, so no second request can hide in a first. An infer request costs
+no ASGI scope, task or event: its whole body goes to the route when it is there, and its answer is one write. All other
+routes take uvicorn's own way to the ASGI app. Answers leave in the order of their requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import IntEnum
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from paceline.api_server.answer import Answer, HttpRefusal, error_answer, refusal_answer
+from paceline.api_server.body_reader import BodyReader
+from paceline.api_server.front import Front
+from paceline.api_server.infer import Exchange, Target
+from paceline.protocol.errors import RequestError, TooLarge
+
+logger = logging.getLogger(__name__)
+
+# A body with at least this much still to come is read straight into its buffer.
+DIRECT_BODY_BYTES = 64 * 1024
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_REQUEST_ID = b"x-request-id: "
+_KEEP, _CLOSE = b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"
+# Given twice they could be read in two ways, by us and by a proxy before us.
+_SINGLE = (
+    b"host",
+    b"content-length",
+    b"transfer-encoding",
+    b"content-encoding",
+    b"inference-header-content-length",
+    b"x-request-id",
+    b"x-request-timeout-ms",
+)
+
+
+class Phase(IntEnum):
+    """What the connection reads next. REFUSED: nothing; an error waits for earlier answers. LINGER: until the client
+    has read it."""
+
+    SILENT = 0
+    IDLE = 1
+    HEAD = 2
+    BODY = 3
+    REFUSED = 4
+    LINGER = 5
+
+
+_IDLE, _HEAD, _BODY = Phase.IDLE, Phase.HEAD, Phase.BODY
+
+
+class _NoEvent:
+    """What uvicorn's protocol sets on a cycle at the connection's end; a lean cycle has nobody waiting for it."""
+
+    def set(self) -> None: ...
+
+
+class InferCycle:
+    """One infer request on its connection; stands where uvicorn has a RequestResponseCycle."""
+
+    __slots__ = (
+        "_protocol",
+        "active",
+        "body",
+        "chunks",
+        "complete",
+        "disconnected",
+        "exchange",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "length",
+        "response_complete",
+        "target",
+    )
+    message_event = _NoEvent()
+
+    def __init__(
+        self, protocol: HttpProtocol, target: Target, headers: dict[bytes, bytes], length: int, keep_alive: bool
+    ) -> None:
+        self._protocol = protocol
+        self.target = target
+        self.headers = headers
+        self.length = length
+        self.keep_alive = keep_alive
+        self.expects_continue = False
+        self.body: bytes | bytearray = b""
+        self.chunks = 0
+        self.active = self.complete = self.response_complete = self.disconnected = False
+        self.exchange: Exchange | None = None
+
+    def send(self, answer: Answer) -> None:
+        self._protocol.send_answer(self, answer)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """See the module."""
+
+    cycle: Any  # uvicorn's RequestResponseCycle or an InferCycle
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        front: Front,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._front = front
+        self._bounds = front.bounds
+        self._phase = Phase.SILENT
+        self._since = self._stalled_since = front.now
+        self._messages = 0
+        self._head_bytes = self._head_slack = 0
+        self._chunks = self._trailers = 0
+        self._running: InferCycle | None = None
+        self._refusal: Answer | None = None
+        self._held = False
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        super().connection_made(transport)
+        if len(self._front.connections) >= self._bounds.connections:
+            self._refuse(HttpRefusal(503, "too_many_connections", "the server has too many open connections"))
+        self._front.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._front.connections.discard(self)
+        running, self._running = self._running, None
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if running is not None and running.exchange is not None:
+            running.exchange.abandon()
+
+    def data_received(self, data: bytes) -> None:
+        before, messages = self._phase, self._messages
+        if before >= Phase.REFUSED:
+            return
+        # At least as many bytes as any head that completes in this chunk can have.
+        self._head_bytes = len(data) if before is not _HEAD else self._head_bytes + len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # Answered as if no upgrade had been asked for; the connection ends after it.
+        except httptools.HttpParserError as error:
+            self._refuse(self._cause(error))
+            return
+        phase = self._phase
+        if phase is _HEAD:
+            self._bound_open_head(before, self._messages - messages, len(data))
+        elif phase is _BODY:
+            self._since = self._front.now
+            self._read_directly()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than we answer: take nothing more from it meanwhile."""
+        self._stalled_since = self._front.now
+        self.flow.pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
+        if self._held:
+            self._held = False
+            self._next()
+        elif not self.pipeline and self._refusal is None:
+            self.flow.resume_reading()
+
+    def end_if_stalled(self, now: float) -> None:
+        """The sweep's call: refuse or close what waits longer than its bound."""
+        bounds, waited_s = self._bounds, now - self._since
+        phase = self._phase
+        if self.flow.write_paused and now - self._stalled_since > bounds.write_stall_s:
+            self.transport.abort()
+        elif phase is Phase.LINGER:
+            if waited_s > bounds.linger_s:
+                self.transport.abort()
+        elif self.flow.read_paused:
+            return
+        elif phase is _HEAD or phase is Phase.SILENT:
+            if waited_s > bounds.headers_s:
+                self._refuse(HttpRefusal(408, "request_timeout", f"no whole request head in {bounds.headers_s:g} s"))
+        elif phase is _BODY:
+            if waited_s > bounds.body_idle_s:
+                self._refuse(HttpRefusal(408, "request_timeout", f"no more of the body in {bounds.body_idle_s:g} s"))
+        elif phase is _IDLE and self._all_answered() and waited_s > bounds.keep_alive_s:
+            self.transport.close()
+
+    # The parser's calls
+
+    def on_message_begin(self) -> None:
+        self._messages += 1
+        self._phase = _HEAD
+        self._since = self._front.now
+        self._trailers = 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url = self.url + url if self.url else url
+        if len(self.url) > self._bounds.target_bytes:
+            raise HttpRefusal(414, "uri_too_long", f"the request target is over {self._bounds.target_bytes} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is _BODY:
+            self._trailers += 1
+            if self._trailers > self._bounds.headers_count:
+                raise HttpRefusal(431, "headers_too_large", f"more than {self._bounds.headers_count} trailers")
+            return
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        headers = self.headers
+        if self._head_bytes > self._bounds.headers_bytes or len(headers) > self._bounds.headers_count:
+            self._bound_head(headers)
+        fields = dict(headers)
+        if len(fields) != len(headers):
+            _refuse_doubles(headers, fields)
+        version: str = self.parser.get_http_version()
+        length = self._framing(fields, version)
+        if len(self.pipeline) >= self._bounds.pipelined:
+            raise HttpRefusal(400, "too_many_pipelined", f"more than {self._bounds.pipelined} requests wait here")
+        target = self._front.route.target(self.url) if self.parser.get_method() == b"POST" else None
+        if target is not None:
+            self._infer_headers(target, fields, length, version)
+        else:
+            self._other_headers(fields)
+        # Last: a refusal until here concerns no cycle of its own.
+        self._phase = _BODY
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if type(cycle) is not InferCycle:
+            super().on_body(body)
+            return
+        held = cycle.body
+        if not held:
+            cycle.body = body
+        else:
+            if type(held) is bytes:
+                held = cycle.body = bytearray(held)
+            held += body
+        if cycle.length < 0 and len(cycle.body) > self._bounds.body_bytes:
+            raise _body_too_large(self._bounds.body_bytes)
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > self._bounds.chunks:
+            raise TooLarge(f"the body has more than {self._bounds.chunks} chunks; send it with Content-Length")
+
+    def on_message_complete(self) -> None:
+        self._phase = _IDLE
+        self._since = self._front.now
+        cycle = self.cycle
+        if type(cycle) is not InferCycle:
+            super().on_message_complete()
+            return
+        cycle.complete = True
+        if cycle.active:
+            self._begin(cycle)
+
+    # BodyReader's calls
+
+    def body_progress(self) -> None:
+        self._since = self._front.now
+
+    def body_complete(self, body: bytearray) -> None:
+        """The parser never saw this body: a fresh one starts behind it."""
+        self.transport.set_protocol(self)
+        self.parser = httptools.HttpRequestParser(self)
+        self.cycle.body = body
+        self.on_message_complete()
+
+    # The infer route
+
+    def _infer_headers(self, target: Target, fields: dict[bytes, bytes], length: int, version: str) -> None:
+        keep_alive = version == "1.1" and self.parser.should_keep_alive() and not self.parser.should_upgrade()
+        cycle = InferCycle(self, target, fields, length, keep_alive)
+        cycle.expects_continue = b"expect" in fields and fields[b"expect"].lower() == b"100-continue"
+        first = self._all_answered()
+        self.cycle = cycle
+        if first:
+            self._activate(cycle)
+            return
+        self.flow.pause_reading()
+        self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]  # a lean cycle stands in for uvicorn's
+
+    def _activate(self, cycle: InferCycle) -> None:
+        """The answers before this one are out."""
+        cycle.active = True
+        if cycle.complete:
+            # Not at once: a chain of requests that are refused at once would recurse.
+            self.loop.call_soon(self._begin, cycle)
+        elif cycle.expects_continue and not cycle.body:
+            self.transport.write(_CONTINUE)
+
+    def _begin(self, cycle: InferCycle) -> None:
+        if self.transport.is_closing():
+            return
+        self._running = cycle
+        exchange = self._front.route.begin(cycle.target, cycle.headers, cycle.body, cycle.send)
+        if not cycle.response_complete:
+            cycle.exchange = exchange
+            cycle.body = b""
+
+    def send_answer(self, cycle: InferCycle, answer: Answer) -> None:
+        """The one answer of `cycle`, in one write."""
+        self._running = None
+        if cycle.response_complete or self.transport.is_closing():
+            return
+        cycle.response_complete = True
+        keep = cycle.keep_alive and not answer.close
+        self._write(answer, keep)
+        if keep:
+            self.on_response_complete()
+        else:
+            self.transport.close()
+
+    def _write(self, answer: Answer, keep: bool) -> None:
+        end = _KEEP if keep else _CLOSE
+        line = self._front.status_line(answer.status)
+        self.transport.write(b"".join((line, answer.headers, _REQUEST_ID, answer.request_id, end, *answer.body)))
+
+    def on_response_complete(self) -> None:
+        self._since = self._front.now
+        self.server_state.total_requests += 1
+        if self.pipeline or self.flow.read_paused or self._refusal is not None:
+            self._next()
+
+    def _next(self) -> None:
+        """The next pipelined request, or the error that ended the connection, or more reading."""
+        if self.transport.is_closing():
+            return
+        if self.flow.write_paused:
+            self._held = True
+        elif self.pipeline:
+            cycle, app = self.pipeline.pop()
+            if not self.pipeline and self._refusal is None:
+                self.flow.resume_reading()
+            self._start(cycle, app)
+        elif self._refusal is not None:
+            self._end_with(self._refusal)
+        else:
+            self.flow.resume_reading()
+
+    def _start(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, InferCycle):
+            self._activate(cycle)
+        else:
+            self._start_asgi_task(cycle, app)
+
+    def _all_answered(self) -> bool:
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def _read_directly(self) -> None:
+        cycle = self.cycle
+        if type(cycle) is InferCycle and cycle.active and cycle.length - len(cycle.body) >= DIRECT_BODY_BYTES:
+            self.transport.set_protocol(BodyReader(self, cycle.body, cycle.length))
+
+    # Every other route
+
+    def _other_headers(self, fields: dict[bytes, bytes]) -> None:
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False
+
+    # Refusals
+
+    def _framing(self, fields: dict[bytes, bytes], version: str) -> int:
+        """The body's length, -1 if chunked. Raises HttpRefusal on anything that could be read in two ways."""
+        if version == "1.1":
+            if b"host" not in fields:
+                raise _bad_request("an HTTP/1.1 request needs exactly one Host header, none was given")
+        elif version != "1.0":
+            raise _bad_request(f"HTTP version {version} is not spoken here, expected 1.1")
+        self._chunks = 0
+        encoding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+        if encoding is not None:
+            if length is not None or version != "1.1" or encoding.lower() != b"chunked":
+                raise _bad_request("Transfer-Encoding must be chunked, on HTTP/1.1 and without Content-Length")
+            return -1
+        if length is None:
+            return 0
+        size = int(length)
+        if size > self._bounds.body_bytes:
+            raise _body_too_large(self._bounds.body_bytes, size)
+        return size
+
+    def _bound_head(self, headers: list[tuple[bytes, bytes]]) -> None:
+        if len(headers) > self._bounds.headers_count:
+            raise HttpRefusal(431, "headers_too_large", f"more than {self._bounds.headers_count} headers")
+        if sum([len(name) + len(value) + 4 for name, value in headers]) > self._bounds.headers_bytes:
+            raise _headers_too_large(self._bounds.headers_bytes)
+
+    def _bound_open_head(self, before: Phase, begun: int, received: int) -> None:
+        """A head that is not complete yet: bound its bytes so far. The chunk that it began in counts only if nothing
+        else was in it."""
+        if begun:
+            alone = begun == 1 and before in (_IDLE, Phase.SILENT)
+            self._head_bytes, self._head_slack = received, 0 if alone else received
+        if self._head_bytes - self._head_slack > self._bounds.headers_bytes + self._bounds.target_bytes:
+            self._refuse(_headers_too_large(self._bounds.headers_bytes))
+
+    def _cause(self, error: httptools.HttpParserError) -> HttpRefusal | RequestError:
+        cause = error.__context__
+        if isinstance(cause, (HttpRefusal, RequestError)):
+            return cause
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError):
+            logger.error("request could not be read", exc_info=cause)
+            return HttpRefusal(500, "internal", "the server failed on this request")
+        return _bad_request(f"the request is not well-formed HTTP/1.1: {error}")
+
+    def _refuse(self, error: HttpRefusal | RequestError) -> None:
+        """Answer `error` after all earlier answers, then end the connection: what follows cannot be trusted."""
+        answer = self._refusal_answer(error)
+        if self._phase is _BODY:
+            at_once = self._forget_incomplete()
+        else:
+            at_once = self._all_answered()
+        self._phase = Phase.REFUSED
+        if at_once:
+            self._end_with(answer)
+        else:
+            self._refusal = answer
+            self.flow.pause_reading()
+
+    def _forget_incomplete(self) -> bool:
+        """Drop the cycle whose body is refused; True if no earlier answer is still to come."""
+        cycle = self.cycle
+        if cycle is None:
+            return True
+        queued = bool(self.pipeline) and self.pipeline[0][0] is cycle
+        if queued:
+            self.pipeline.popleft()
+        elif not isinstance(cycle, InferCycle):
+            if cycle.response_started:
+                self.transport.abort()
+            cycle.disconnected = True
+            cycle.message_event.set()
+        cycle.response_complete = not queued
+        return not queued
+
+    def _refusal_answer(self, error: HttpRefusal | RequestError) -> Answer:
+        try:
+            request_id = self._front.ids.of(dict(self.headers or ()))
+        except RequestError:
+            request_id = self._front.ids.next()
+        if isinstance(error, HttpRefusal):
+            return refusal_answer(error, request_id)
+        answer = error_answer(error, request_id)
+        answer.close = True
+        return answer
+
+    def _end_with(self, answer: Answer) -> None:
+        """Write, close our side, and read on for a while: closing at once would reset the connection and could take the
+        answer away from a client that still sends."""
+        if self.transport.is_closing():
+            return
+        self.transport.set_protocol(self)
+        self._write(answer, keep=False)
+        self._phase, self._since = Phase.LINGER, self._front.now
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
+
+
+def _refuse_doubles(headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]) -> None:
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if name in fields and names.count(name) > 1:
+            raise _bad_request(f"header {name.decode()} is given {names.count(name)} times, expected once")
+
+
+def _bad_request(message: str) -> HttpRefusal:
+    return HttpRefusal(400, "bad_request", message)
+
+
+def _headers_too_large(limit: int) -> HttpRefusal:
+    return HttpRefusal(431, "headers_too_large", f"the request's headers are over {limit} bytes")
+
+
+def _body_too_large(limit: int, size: int | None = None) -> TooLarge:
+    given = f"of {size} bytes " if size is not None else ""
+    return TooLarge(f"the body {given}is over the limit of {limit} bytes")
