@@ -15,7 +15,7 @@ TREE_DEPTH_MAX = 8
 TREE_LEAVES_MAX = 1024
 TENSOR_RANK_MAX = 16
 KEY_BYTES_MAX = 4096
-ID_BYTES_MAX = 1024
+ID_CHARS_MAX = 512
 TEXT_BYTES_MAX = 16 * 1024
 
 # A message of many requests is cut at whichever comes first.
@@ -29,7 +29,7 @@ INLINE_BYTES_MAX = 4096
 # One request's or result's share of a head: small values are inline until the first; keys and shapes may take the rest.
 # MESSAGE_REQUESTS_MAX of the largest fit into HEAD_BYTES_MAX, so that no request can spoil the message it shares.
 ITEM_INLINE_BYTES_MAX = 16 * 1024
-ITEM_HEAD_BYTES_MAX = 32 * 1024
+ITEM_HEAD_BYTES_MAX = 48 * 1024
 
 # pyzmq hands frames from this size on to libzmq without a copy; smaller ones are cheaper copied.
 COPY_THRESHOLD_BYTES = 64 * 1024

@@ -21,7 +21,7 @@ from paceline.protocol.head import Frames as Frames
 from paceline.protocol.head import open_head as open_head
 from paceline.protocol.head import pack_head as pack_head
 from paceline.protocol.head import unpack_head as unpack_head
-from paceline.protocol.limits import ID_BYTES_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX
+from paceline.protocol.limits import ID_CHARS_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX
 from paceline.protocol.tensor import Buffer
 from paceline.protocol.tree import Packed, Tree, pack_tree, unpack_tree
 
@@ -205,10 +205,10 @@ def _decode_infer(fields: list[Any], frames: Frames) -> Infer:
         count = _frame_count(row[12], at, frames)
         if row[6] < 1 or min(row[:5]) < 0:
             raise ProtocolError("Infer has an item with rows < 1 or a negative id, attempt, start count or time")
-        if len(row[8]) > KEY_BYTES_MAX or max(len(row[7]), len(row[9]), len(row[10])) > ID_BYTES_MAX:
+        if len(row[8]) > KEY_BYTES_MAX or max(len(row[7]), len(row[9]), len(row[10])) > ID_CHARS_MAX:
             raise ProtocolError(
                 f"Infer has an item with a key over {KEY_BYTES_MAX} bytes, or a method, request id or traceparent over "
-                f"{ID_BYTES_MAX} characters"
+                f"{ID_CHARS_MAX} characters"
             )
         row[12] = tuple(frames[at : at + count])
         items.append(InferItem(*row))
