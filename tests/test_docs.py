@@ -1,0 +1,47 @@
+"""The documents say what the code does: every setting, every error, every local link."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from paceline.config.keys import KEYS, Key
+from paceline.protocol.errors import ERRORS_BY_CODE
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("protocol/*.md"), *ROOT.glob("examples/**/*.md")]
+)
+
+
+def settings_row(key: Key) -> str:
+    default = key.plain(key.default)
+    return f"| `{key.name}` | {str(default).lower() if isinstance(default, bool) else default} | {key.doc} |"
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.title())
+def test_the_configuration_page_has_every_setting_as_the_code_has_it(key: Key) -> None:
+    assert settings_row(key) in (ROOT / "docs" / "configuration.md").read_text().splitlines()
+
+
+def test_the_configuration_page_has_no_other_setting() -> None:
+    rows = [line for line in (ROOT / "docs" / "configuration.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) == len(KEYS)
+
+
+def test_the_http_page_has_every_error_with_its_status() -> None:
+    listed = {}
+    for line in (ROOT / "docs" / "http.md").read_text().splitlines():
+        match = re.match(r"\| (\d{3}) \| (`[a-z_]+`(?:, `[a-z_]+`)*) \|", line)
+        if match:
+            listed.update(dict.fromkeys(re.findall(r"[a-z_]+", match[2]), int(match[1])))
+    unlisted = {"unauthorized", "forbidden"}  # nothing authenticates yet
+    assert listed == {code: cls.http_status for code, cls in ERRORS_BY_CODE.items() if code not in unlisted}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_local_link_leads_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
+        assert (document.parent / link).exists(), f"{document}: {link}"
