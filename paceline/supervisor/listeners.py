@@ -112,17 +112,26 @@ def _refusal(host: str, port: int, error: OSError) -> str:
 
 
 def _owner(port: int) -> str:
-    """The process that listens on `port`, in words; of several that share the socket the oldest, their parent."""
-    owners = []
-    with contextlib.suppress(psutil.Error, OSError, ValueError):
+    """The process that listens on `port`, in words."""
+    with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", 0) == port
-            if listens and connection.pid is not None:
-                owners.append(psutil.Process(connection.pid))
-        oldest = min(owners, key=psutil.Process.create_time)
-        command = " ".join(oldest.cmdline()) or oldest.name()
-        return f"the process with pid {oldest.pid} ({command[:_COMMAND_CHARS_MAX]})"
+            if connection.pid is not None and _listens(connection.status, connection.laddr, port):
+                owner = _eldest(psutil.Process(connection.pid), port)
+                command = " ".join(owner.cmdline()) or owner.name()
+                return f"the process with pid {owner.pid} ({command[:_COMMAND_CHARS_MAX]})"
     return "another process (not visible to this user)"
+
+
+def _eldest(process: psutil.Process, port: int) -> psutil.Process:
+    """Whoever handed the socket down to `process`: psutil names any one of those who hold it."""
+    parent = process.parent()
+    if parent is None or not any(_listens(each.status, each.laddr, port) for each in parent.net_connections("tcp")):
+        return process
+    return _eldest(parent, port)
+
+
+def _listens(status: str, local: object, port: int) -> bool:
+    return status == psutil.CONN_LISTEN and getattr(local, "port", 0) == port
 
 
 def _shown_host(host: str) -> str:

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     at = sys.argv.index("--")
-    flags: dict[str, object] = dict(flag.split("=", 1) for flag in sys.argv[2:at])
+    flags = dict(flag.split("=", 1) for flag in sys.argv[2:at])
     config = load_config({"port": "0", **flags}, None, {})
     fake = (sys.executable, str(HERE / "fake_child.py"))
     programs = Programs(fake, fake, (sys.executable, str(HERE / "fake_inspector.py")))
