@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +11,8 @@ from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import DeadlineExceeded, InvalidParameter, RequestError
 from paceline.protocol.limits import REQUEST_ID_CHARS_MAX
 
-Prediction: TypeAlias = Array | dict[str, Array]
+Outputs: TypeAlias = dict[str, Array]
+Prediction: TypeAlias = Array | Outputs
 
 # How long past its deadline a server is waited for: its own 504 keeps the connection, only a silent one costs it.
 ANSWER_GRACE_S = 0.05
@@ -87,10 +87,9 @@ def check_timeout(timeout_s: object) -> float:
     raise InvalidParameter(f"timeout_s is {timeout_s!r}, expected a number of seconds > 0")
 
 
-def prediction(outputs: Iterable[tuple[str, Array]]) -> Prediction:
-    """One output is the array itself, several are a dict by output name in the model's order."""
-    named = dict(outputs)
-    return next(iter(named.values())) if len(named) == 1 else named
+def single(outputs: Outputs) -> Prediction:
+    """One output is the array itself, several stay a dict by output name in the model's order."""
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def _is_id(text: object) -> bool:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from paceline.client.address import HttpAddress, parse_address
-from paceline.client.call import Call, Prediction, check_timeout, make_call
+from paceline.client.call import Call, Outputs, Prediction, check_timeout, make_call, single
 from paceline.client.http1 import check_headers
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import ConfigError
@@ -27,7 +27,7 @@ RETRIES_MAX = 100
 class BlockingTransport(Protocol):
     """Seam: how a Client reaches its server. Deadlines are seconds of the monotonic clock."""
 
-    def predict(self, call: Call) -> Prediction: ...
+    def predict(self, call: Call) -> Outputs: ...
 
     def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]: ...
 
@@ -39,7 +39,7 @@ class BlockingTransport(Protocol):
 class AsyncTransport(Protocol):
     """Seam: how an AsyncClient reaches its server."""
 
-    async def predict(self, call: Call) -> Prediction: ...
+    async def predict(self, call: Call) -> Outputs: ...
 
     async def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]: ...
 
@@ -99,18 +99,41 @@ class Client:
         >>> client.predict("digits", image, timeout_s=0.5).argmax()
         7
         """
-        return self._transport.predict(
-            make_call(
-                model,
-                arrays,
-                named,
-                method=method,
-                version=version,
-                timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-                priority=priority,
-                request_id=request_id,
-            )
+        call = make_call(
+            model,
+            arrays,
+            named,
+            method=method,
+            version=version,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            priority=priority,
+            request_id=request_id,
         )
+        return single(self._transport.predict(call))
+
+    def predict_named(
+        self,
+        model: str,
+        *arrays: object,
+        method: str | None = None,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
+        **named: object,
+    ) -> Outputs:
+        """As predict, but always a dict of arrays by output name, also for one output."""
+        call = make_call(
+            model,
+            arrays,
+            named,
+            method=method,
+            version=version,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            priority=priority,
+            request_id=request_id,
+        )
+        return self._transport.predict(call)
 
     def metadata(self, model: str, version: str | int | None = None) -> dict[str, object]:
         """The model's metadata as the Open Inference Protocol has it: name, versions, platform, inputs, outputs.
@@ -169,18 +192,41 @@ class AsyncClient:
         **named: object,
     ) -> Prediction:
         """As Client.predict. Cancelling the awaiting task cancels the request."""
-        return await self._transport.predict(
-            make_call(
-                model,
-                arrays,
-                named,
-                method=method,
-                version=version,
-                timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-                priority=priority,
-                request_id=request_id,
-            )
+        call = make_call(
+            model,
+            arrays,
+            named,
+            method=method,
+            version=version,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            priority=priority,
+            request_id=request_id,
         )
+        return single(await self._transport.predict(call))
+
+    async def predict_named(
+        self,
+        model: str,
+        *arrays: object,
+        method: str | None = None,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
+        **named: object,
+    ) -> Outputs:
+        """As Client.predict_named."""
+        call = make_call(
+            model,
+            arrays,
+            named,
+            method=method,
+            version=version,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            priority=priority,
+            request_id=request_id,
+        )
+        return await self._transport.predict(call)
 
     async def metadata(self, model: str, version: str | int | None = None) -> dict[str, object]:
         """As Client.metadata."""

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from paceline.client.address import HttpAddress
-from paceline.client.call import ANSWER_GRACE_S, Call, Prediction
+from paceline.client.call import ANSWER_GRACE_S, Call, Outputs
 from paceline.client.errors import ServerUnreachable
 from paceline.client.http1 import Response, ResponseParser, request_head
 from paceline.client.http_blocking import (
@@ -46,7 +46,7 @@ class AsyncHttp:
         self._idle: list[_Connection] = []
         self._closed = False
 
-    async def predict(self, call: Call) -> Prediction:
+    async def predict(self, call: Call) -> Outputs:
         return await self._run(self._steps.predict(call), call.deadline)
 
     async def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]:

@@ -16,7 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from paceline.client.address import HttpAddress
-from paceline.client.call import ANSWER_GRACE_S, Call, Prediction
+from paceline.client.call import ANSWER_GRACE_S, Call, Outputs
 from paceline.client.errors import ServerUnreachable
 from paceline.client.http1 import Response, ResponseParser, request_head
 from paceline.client.oip import HttpRequest
@@ -52,7 +52,7 @@ class BlockingHttp:
         self._idle: deque[_Connection] = deque()  # append and pop are atomic
         self._closed = False
 
-    def predict(self, call: Call) -> Prediction:
+    def predict(self, call: Call) -> Outputs:
         return self._run(self._steps.predict(call), call.deadline)
 
     def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]:

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from paceline.client.arrays import Array, array_of, nbytes, tensor_of
-from paceline.client.call import Call, Prediction, prediction
+from paceline.client.call import Call, Outputs
 from paceline.client.http1 import Response
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
@@ -100,7 +100,7 @@ def infer_request(call: Call, inputs: Inputs) -> HttpRequest:
     return HttpRequest("POST", model_target(call.model, call.version, "/infer"), headers, (head, *buffers))
 
 
-def infer_answer(response: Response) -> Prediction:
+def infer_answer(response: Response) -> Outputs:
     """The outputs in `response`. Raises the RequestError that it names, or ProtocolError if it is not an answer."""
     check_status(response)
     length = response.headers.get(HEAD_LENGTH.encode())
@@ -115,19 +115,23 @@ def infer_answer(response: Response) -> Prediction:
     outputs = _json_object(body[:head_bytes]).get("outputs")
     if not isinstance(outputs, list):
         raise ProtocolError("the server's answer has no outputs")
-    return prediction(_outputs(outputs, body, head_bytes))
+    return dict(_outputs(outputs, body, head_bytes))
 
 
 def read_inputs(metadata: Mapping[str, Any], method: str | None) -> Inputs:
     """What `metadata` says of the inputs of `method`; nothing where it describes another method only."""
-    described = metadata.get("inputs")
-    methods = metadata.get("parameters", {}).get("methods") if isinstance(metadata.get("parameters"), dict) else None
-    if method is not None and isinstance(methods, dict):
-        described = methods.get(method, {}).get("inputs") if isinstance(methods.get(method), dict) else None
-    items = [item for item in described if isinstance(item, dict)] if isinstance(described, list) else []
-    names = tuple(str(item.get("name")) for item in items)
-    declared = {str(item.get("name")): dtypes.BY_OIP[item["datatype"]] for item in items if _is_declared(item)}
-    return Inputs(names, declared)
+    described: Mapping[str, Any] = metadata
+    parameters = _mapping(metadata.get("parameters"))
+    unspecified = parameters.get("unspecified") is True
+    if method is not None and "methods" in parameters:
+        described = _mapping(_mapping(parameters["methods"]).get(method))
+        unspecified = described.get("unspecified") is True
+    inputs = described.get("inputs")
+    items = [item for item in inputs if isinstance(item, dict)] if isinstance(inputs, list) else []
+    declared = {
+        str(item.get("name")): dtypes.BY_OIP[item["datatype"]] for item in items if _declares(item, unspecified)
+    }
+    return Inputs(tuple(str(item.get("name")) for item in items), declared)
 
 
 def read_metadata(response: Response) -> dict[str, Any]:
@@ -188,10 +192,14 @@ def _binary(tensor: Tensor | Strings) -> Buffer:
     return b"".join([part for item in tensor.items for part in (struct.pack("<I", len(item)), item)])
 
 
-def _is_declared(item: Mapping[str, Any]) -> bool:
-    parameters = item.get("parameters")
-    unspecified = isinstance(parameters, dict) and parameters.get("unspecified")
-    return not unspecified and item.get("datatype") in dtypes.BY_OIP
+def _declares(item: Mapping[str, Any], unspecified: bool) -> bool:
+    """Whether an input's datatype is meant: where nothing is known, OIP's required field says FP32 and [-1]."""
+    placeholder = unspecified and item.get("datatype") == "FP32" and item.get("shape") == [-1]
+    return not placeholder and item.get("datatype") in dtypes.BY_OIP
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _json_object(data: memoryview) -> dict[str, Any]:

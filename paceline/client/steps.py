@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from paceline.client import oip
-from paceline.client.call import Call, Prediction, retry_pause_s
+from paceline.client.call import Call, Outputs, retry_pause_s
 from paceline.client.http1 import Response
 from paceline.client.oip import HttpRequest, Inputs
 from paceline.protocol.errors import InvalidInput, InvalidParameter, RequestError
@@ -38,7 +38,7 @@ class PredictSteps:
         self._retries = retries
         self._known: dict[tuple[str, str | None, str | None], Inputs] = {}
 
-    def predict(self, call: Call) -> Steps[Prediction]:
+    def predict(self, call: Call) -> Steps[Outputs]:
         """One prediction; refusals that say that a retry may help are tried again as often as the client was asked."""
         tries = 0
         while True:
@@ -51,7 +51,7 @@ class PredictSteps:
             tries += 1
             yield Pause(pause_s)
 
-    def _predict_once(self, call: Call) -> Steps[Prediction]:
+    def _predict_once(self, call: Call) -> Steps[Outputs]:
         key = (call.model, call.version, call.method)
         inputs = self._known.get(key)
         if inputs is None:

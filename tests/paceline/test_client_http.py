@@ -95,6 +95,35 @@ def test_several_outputs_are_a_dict_by_name_in_order(kind: type[Client], server:
     np.testing.assert_array_equal(result["output_1"], [3])
 
 
+def test_named_predictions_are_a_dict_also_for_one_output(server: FakeServer) -> None:
+    async def run() -> dict[str, np.ndarray]:
+        async with AsyncClient(server.url) as client:
+            return await client.predict_named("echo", IMAGE)
+
+    with Client(server.url) as client:
+        assert list(client.predict_named("echo", IMAGE)) == list(asyncio.run(run())) == ["output_0"]
+
+
+def test_inputs_of_unknown_dtype_are_not_taken_for_declared(kind: type[Client], server: FakeServer) -> None:
+    open_input = {"name": "x", "datatype": "FP32", "shape": [-1]}
+    second = {"name": "ids", "datatype": "INT32", "shape": [-1, 8]}
+    described = {
+        "inputs": [open_input],
+        "parameters": {
+            "unspecified": True,
+            "methods": {"embed": {"inputs": [open_input, second], "unspecified": True}},
+        },
+    }
+    server.script = lambda request: echo(request) if request.method == "POST" else reply(200, orjson.dumps(described))
+    with kind(server.url) as client:
+        assert np.asarray(client.predict("echo", [1, 2])).dtype == np.int64
+        result = client.predict("echo", [1, 2], [3, 4], method="embed")
+        assert isinstance(result, dict)
+        assert [array.dtype for array in result.values()] == [np.int64, np.int32]
+    named = [given["name"] for given in infer_parts(server.requests[-1])[0]["inputs"]]  # type: ignore[attr-defined]
+    assert named == ["x", "ids"]
+
+
 def test_a_request_is_the_binary_extension_with_names_from_the_metadata(kind: type[Client], server: FakeServer) -> None:
     with kind(server.url + "/prefix", headers={"authorization": "Bearer k"}) as client:
         client.predict("echo", IMAGE, method="classify", version=3, priority=-1, request_id="r-1", timeout_s=2.5)
