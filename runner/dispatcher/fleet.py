@@ -79,7 +79,7 @@ class Fleet:
     def next_free(self, now: float) -> Worker | None:
         """An idle worker, else one whose only batch is predicted to end within prefetch_s."""
         if self.idle:
-            return next(worker for worker in self._workers.values() if not worker.batches and not worker.draining)
+            return next(worker for worker in self._workers.values() if not worker.batches)
         if self._prefetch_s <= 0:
             return None
         holders = [worker for worker in self if len(worker.batches) == 1 and not worker.draining]
