@@ -1,6 +1,6 @@
 """The private run directory of one server: sockets and slots of its children, and the lock that says whose it is.
 
-    lock              held by flock as long as the server lives; holds the owner's pid
+    lock              held by flock as long as the server lives; holds its pid, and whether a server made all this
     control.sock      children, native clients and `paceline status` speak to the supervisor here
     h-*, s-*          sockets and slots of children, random names
 
@@ -26,6 +26,8 @@ LOCK, CONTROL = "lock", "control.sock"
 _OURS = ("h-", "s-")
 _NAME_BYTES = 34  # the longest name of a socket in it: "h-" and 32 hex digits
 _TRIES_MAX = 100
+_MADE = b"made\n"
+_LOCK_BYTES_MAX = 64
 
 
 def owner_of(path: Path) -> int | None:
@@ -65,7 +67,7 @@ class RunDir:
             _check_private(path)
             lock_fd = _lock(path)
             if lock_fd is not None:
-                run_dir = cls(path, lock_fd, made)
+                run_dir = cls(path, lock_fd, _sign(lock_fd, made))
                 run_dir._clear()
                 return run_dir
         raise StartError(f"run directory {path} appears and disappears; choose another one (--run-dir)")
@@ -163,9 +165,15 @@ def _lock(path: Path) -> int | None:
     if not _is_at(fd, path / LOCK):
         os.close(fd)
         return None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _sign(fd: int, made: bool) -> bool:
+    """Write our name into the lock; whether the directory is ours to remove, since we or a dead server made it."""
+    made = made or _MADE in os.pread(fd, _LOCK_BYTES_MAX, 0)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode() + (_MADE if made else b""), 0)
+    return made
 
 
 def _is_at(fd: int, path: Path) -> bool:
@@ -177,5 +185,5 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 def _pid_in(fd: int) -> int:
-    text = os.pread(fd, 32, 0).strip()
+    text = os.pread(fd, _LOCK_BYTES_MAX, 0).partition(b"\n")[0]
     return int(text) if text.isdigit() else 0

@@ -1,0 +1,120 @@
+"""From targets and settings to the frozen ServeSpec, with a real store and no model in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from paceline.config import load_config
+from paceline.protocol.errors import ConfigError, ModelNotFound, PacelineError, StartError, StoreError
+from paceline.protocol.signature import MethodSpec
+from paceline.protocol.spec import decode_serve
+from paceline.store import ModelStore
+from paceline.supervisor import devices
+from paceline.supervisor.inspection import InspectRequest, decode_reply, decode_request, encode_request
+from paceline.supervisor.inspector import inspect
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(devices, "installed_gpus", lambda: 0)
+    monkeypatch.setattr(devices, "available_cores", lambda: 8)
+    store = ModelStore(tmp_path / "home")
+    methods = {"__call__": MethodSpec("__call__", batchable=True)}
+    for name in ("net", "net", "other"):
+        with store.create(name, framework="pytorch", methods=methods) as pending:
+            pending.write("weights", [b"123"])
+    return store.home
+
+
+def request(home: Path, *targets: str, environ: dict[str, str] | None = None, **flags: object) -> InspectRequest:
+    config = load_config({"home": str(home), **flags}, None, environ or {})
+    return InspectRequest(targets, config.to_plain(), False, "127.0.0.1", 4711, "/run/p", -1, os.getpid(), -1)
+
+
+def test_latest_is_resolved_once_and_for_all(home: Path) -> None:
+    spec = inspect(request(home, "net:latest", "other:1"))
+    net, other = spec.runners
+    assert (net.name, net.version, net.aliases) == ("net", "2", ("latest",))
+    assert (other.name, other.version, other.aliases) == ("other", "1", ())
+    assert net.digest == ModelStore(home).get("net:2").digest
+    assert net.methods == (MethodSpec("__call__", batchable=True),)
+    assert (spec.http.port, spec.run_dir) == (4711, "/run/p")
+
+
+def test_settings_reach_their_runner(home: Path) -> None:
+    environ = {"PACELINE_RUNNER__NET__WORKERS": "3", "PACELINE_RUNNER__OTHER__THREADS": "5"}
+    net, other = inspect(request(home, "net", "other", environ=environ, max_batch_size=16, api_workers=2)).runners
+    assert (net.workers, net.devices, net.threads) == (3, ("cpu",) * 3, 2)
+    assert (other.workers, other.devices, other.threads) == (1, ("cpu",), 5)
+    assert net.max_batch_size == other.max_batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "text"),
+    [
+        (("nett",), ModelNotFound, 'Did you mean "net"'),
+        (("net", "net:1"), StartError, "given twice"),
+        (("service:svc",), StartError, "names a service"),
+        (("my.pkg.service:svc",), StartError, "names a service"),
+        (("no such tag",), StoreError, "model name"),
+        ((), StartError, "nothing to serve"),
+    ],
+)
+def test_wrong_target_is_explained(home: Path, targets: tuple[str, ...], error: type[PacelineError], text: str) -> None:
+    with pytest.raises(error, match=text):
+        inspect(request(home, *targets))
+
+
+def test_setting_of_a_runner_that_is_not_served_is_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown runner"):
+        inspect(request(home, "net", environ={"PACELINE_RUNNER__NTE__WORKERS": "3"}))
+
+
+def test_code_that_this_store_did_not_save_needs_trust(home: Path) -> None:
+    with ModelStore(home).create(
+        "code", framework="pytorch", methods={"__call__": MethodSpec("__call__")}, code_bearing=True
+    ) as pending:
+        pending.write("weights", [b"123"])
+    (home / "store.key").unlink()
+    with pytest.raises(StoreError, match="--trust"):
+        inspect(request(home, "code"))
+
+
+def test_request_survives_its_pipe(home: Path) -> None:
+    sent = request(home, "net", "other")
+    assert decode_request(encode_request(sent)) == sent
+
+
+def test_inspector_process_replies_over_its_pipe_and_imports_no_torch(home: Path) -> None:
+    read, write = os.pipe()
+    lifeline, ours = os.pipe()
+    config = load_config({"home": str(home)}, None, {})
+    with tempfile.TemporaryFile() as file:
+        sent = InspectRequest(
+            ("net",), config.to_plain(), False, "127.0.0.1", 1, "/run/p", write, os.getpid(), lifeline
+        )
+        file.write(encode_request(sent))
+        file.seek(0)
+        code = "import sys, paceline.supervisor.inspector as i; i.main(sys.argv); assert 'torch' not in sys.modules"
+        subprocess.run(
+            [sys.executable, "-c", code, str(file.fileno())],
+            cwd=ROOT,
+            pass_fds=(file.fileno(), write, lifeline),
+            check=True,
+            timeout=30,
+        )
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        reply = decode_reply(pipe.read())
+    os.close(lifeline)
+    os.close(ours)
+    assert reply.error == ""
+    assert decode_serve(reply.serve).runner("net").version == "2"

@@ -1,0 +1,73 @@
+"""Snapshots of the picture: versions grow, deaths stay for a while."""
+
+from __future__ import annotations
+
+from paceline.protocol.control import Host, LostHost, State
+from paceline.supervisor.topology import LOST_MAX, Picture
+
+
+def host(number: int, state: str = State.READY) -> Host:
+    return Host("net", bytes([number]) * 16, f"ipc:///run/h-{number}", state)
+
+
+def lost(number: int) -> LostHost:
+    return LostHost("net", bytes([number]) * 16, "killed", True, ())
+
+
+def test_version_grows_with_changes_only() -> None:
+    picture = Picture()
+    assert picture.take().version == 1
+    picture.put(host(1))
+    assert picture.changed
+    assert (picture.take().version, picture.take().version) == (2, 2)
+    picture.put(host(1))
+    assert not picture.changed
+
+
+def test_new_state_replaces_the_old_one() -> None:
+    picture = Picture()
+    picture.put(host(1))
+    picture.put(host(1, State.DRAINING))
+    assert picture.take().hosts == (host(1, State.DRAINING),)
+
+
+def test_dead_host_moves_to_the_lost() -> None:
+    picture = Picture()
+    picture.put(host(1))
+    picture.lose(lost(1))
+    topology = picture.take()
+    assert (topology.hosts, topology.lost) == ((), (lost(1),))
+
+
+def test_process_that_never_was_a_host_is_not_lost() -> None:
+    picture = Picture()
+    picture.take()
+    picture.lose(lost(1))
+    assert not picture.changed
+    assert picture.take().lost == ()
+
+
+def test_host_that_left_in_good_order_is_not_lost() -> None:
+    picture = Picture()
+    picture.put(host(1))
+    picture.remove(host(1).incarnation)
+    assert (picture.take().hosts, picture.take().lost) == ((), ())
+
+
+def test_only_the_latest_deaths_are_kept() -> None:
+    picture = Picture()
+    for number in range(LOST_MAX + 8):
+        picture.put(host(number))
+        picture.lose(lost(number))
+    kept = picture.take().lost
+    assert [each.incarnation[0] for each in kept] == list(range(8, LOST_MAX + 8))
+
+
+def test_failed_runner_and_drain_are_shown() -> None:
+    picture = Picture()
+    picture.fail("net", "no weights")
+    picture.fail("net", "no weights at all")
+    picture.drain()
+    topology = picture.take()
+    assert [(each.runner, each.reason) for each in topology.failed] == [("net", "no weights at all")]
+    assert topology.draining
