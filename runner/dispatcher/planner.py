@@ -49,11 +49,15 @@ class Planner:
 
     def is_infeasible(self, request: Arrived, now: float) -> bool:
         """On the word of given tables, even if every worker were idle."""
-        profiles = self._fleet.profiles
-        tables = [self._tables.peek(profile, request.key) for profile in profiles]
-        if not tables or not all(table is not None and table.known for table in tables):
-            return False
-        return now + self._need_s(request, now) + self._config.reply_s > request.deadline
+        slack_s = request.deadline - self._config.reply_s - now
+        cap = self.cap(request, now)
+        for profile in self._fleet.profiles:
+            table = self._tables.peek(profile, request.key)
+            if table is None or table.curve is None or not table.known:
+                return False
+            if _sliced(table.curve, request.rows, cap) <= slack_s:
+                return False
+        return bool(self._fleet.profiles)
 
     def plan(self, worker: Worker, start: float, now: float) -> Plan:
         """For a batch that begins at `start`: now, or later if it is bound in advance."""
@@ -201,5 +205,7 @@ def _urgency(state: KeyState) -> Urgency:
 
 
 def _sliced(curve: Curve, rows: int, cap: int) -> float:
+    if rows <= cap:
+        return curve.seconds(rows)
     slices, rest = divmod(rows, cap)
     return slices * curve.seconds(cap) + (curve.seconds(rest) if rest else 0.0)
