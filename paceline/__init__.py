@@ -1,1 +1,110 @@
-"""Paceline serves PyTorch models; see README.md."""
+"""Paceline serves PyTorch models; see README.md.
+
+Names are imported when they are first used: `import paceline` alone loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paceline import pytorch, torchscript
+    from paceline.client import AsyncClient, Client, ServerUnreachable
+    from paceline.protocol.errors import (
+        ConfigError,
+        DeadlineExceeded,
+        Draining,
+        Forbidden,
+        InfeasibleNow,
+        Internal,
+        InvalidInput,
+        InvalidParameter,
+        ModelError,
+        ModelNotFound,
+        ModelRejectedInput,
+        NoWorker,
+        PacelineError,
+        PoisonInput,
+        ProtocolError,
+        QueueFull,
+        Quota,
+        RequestError,
+        StartError,
+        StoreError,
+        TooLarge,
+        Unauthorized,
+        VersionNotFound,
+        WorkerLost,
+    )
+
+    __version__: str
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ConfigError",
+    "DeadlineExceeded",
+    "Draining",
+    "Forbidden",
+    "InfeasibleNow",
+    "Internal",
+    "InvalidInput",
+    "InvalidParameter",
+    "ModelError",
+    "ModelNotFound",
+    "ModelRejectedInput",
+    "NoWorker",
+    "PacelineError",
+    "PoisonInput",
+    "ProtocolError",
+    "QueueFull",
+    "Quota",
+    "RequestError",
+    "ServerUnreachable",
+    "StartError",
+    "StoreError",
+    "TooLarge",
+    "Unauthorized",
+    "VersionNotFound",
+    "WorkerLost",
+    "__version__",
+    "pytorch",
+    "torchscript",
+]
+
+_MODULES = ("pytorch", "torchscript")
+_CLIENT = ("AsyncClient", "Client", "ServerUnreachable")
+
+if os.path.isfile(os.path.join(os.path.dirname(__file__), "protocol")):
+    raise ImportError(
+        "checkout without symlinks: paceline/protocol should be a link to ../protocol. Run "
+        "`git config core.symlinks true` and check out again, or install the wheel."
+    )
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
+    if name in _MODULES:
+        return importlib.import_module(f"paceline.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'paceline' has no attribute {name!r}")
+    home = "paceline.client" if name in _CLIENT else "paceline.protocol.errors"
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 20 ms, and few ask
+
+    try:
+        return version("paceline")
+    except PackageNotFoundError:  # a bare checkout
+        return "0+checkout"

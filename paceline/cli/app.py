@@ -1,0 +1,55 @@
+"""The tree of commands. Only typer is imported here; what a command needs, it imports when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paceline.cli.config import config_show
+from paceline.cli.edge import edge
+from paceline.cli.models import models_delete, models_list, models_show, models_verify
+from paceline.cli.predict import predict
+from paceline.cli.serve import serve
+from paceline.cli.status import status
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    name="paceline",
+    help="Serve PyTorch models: adaptive batching inside each request's latency budget, over HTTP and ZeroMQ.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings=_HELP,
+    epilog="Settings: flags > environment (PACELINE_SERVER__PORT) > paceline.toml > code > defaults; see: config show.",
+)
+models = typer.Typer(help="Look into the model store.", no_args_is_help=True, context_settings=_HELP)
+config = typer.Typer(help="Look at the settings.", no_args_is_help=True, context_settings=_HELP)
+
+app.command("serve", rich_help_panel="Serving")(edge(serve))
+app.command("status", rich_help_panel="Serving")(edge(status))
+app.command("predict", rich_help_panel="Using")(edge(predict))
+app.add_typer(models, name="models", rich_help_panel="Using")
+app.add_typer(config, name="config", rich_help_panel="Serving")
+models.command("list")(edge(models_list))
+models.command("show")(edge(models_show))
+models.command("verify")(edge(models_verify))
+models.command("delete")(edge(models_delete))
+config.command("show")(edge(config_show))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from paceline import __version__
+
+        typer.echo(f"paceline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Only options that stand before a command."""

@@ -1,0 +1,106 @@
+"""`paceline serve`: starts a server from this terminal and tells what happens to it, one line per event."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paceline.cli.terminal import say, say_json, styled
+
+if TYPE_CHECKING:
+    from paceline.config import Config
+    from paceline.supervisor import Event
+    from paceline.supervisor.events import Ready
+
+_EXAMPLES_MAX = 3
+_STYLES = {
+    "starting": "dim",
+    "child_ready": "green",
+    "ready": "green bold",
+    "child_died": "red",
+    "restarting": "yellow",
+    "given_up": "red bold",
+    "draining": "yellow",
+}
+
+
+def serve(
+    targets: Annotated[list[str], typer.Argument(metavar="TARGETS...", help="Models, by tag: my_model:latest.")],
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
+    port: Annotated[str | None, typer.Option(help="Port to listen on, 0 = a free one [default: 8000].")] = None,
+    api_workers: Annotated[str | None, typer.Option(help="API-server processes [default: 1].")] = None,
+    workers: Annotated[str | None, typer.Option(help="Worker processes of each model [default: one per GPU].")] = None,
+    max_batch_size: Annotated[str | None, typer.Option(help="Most rows of one batch [default: 64].")] = None,
+    latency_budget_ms: Annotated[
+        str | None, typer.Option(help="Time from arrival to answer of a request that names none [default: 30000].")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Private folder of sockets and locks.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Read this file instead of ./paceline.toml.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Let other machines use the models; nobody is asked who they are.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Load code that this store did not save.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
+) -> None:
+    """Serve models from the store until Ctrl-C."""
+    from paceline.config import load_config
+    from paceline.supervisor import ServeOptions
+    from paceline.supervisor import serve as run_server
+
+    # Values stay texts until the table of settings reads them: one place says what is expected.
+    flags = {
+        "host": host,
+        "port": port,
+        "api_workers": api_workers,
+        "workers": workers,
+        "max_batch_size": max_batch_size,
+        "latency_budget_ms": latency_budget_ms,
+        "run_dir": run_dir,
+        "insecure": insecure,
+    }
+    settings = load_config(flags, config, os.environ)
+    for warning in settings.warnings():
+        say(styled(f"WARNING: {warning}", "yellow bold", err=True), err=True)
+    options = ServeOptions(tuple(targets), settings, trust=trust)
+    code = run_server(options, event_in_json if as_json else teller(options.targets, settings))
+    if code:
+        raise typer.Exit(code)
+
+
+def event_in_json(event: Event) -> None:
+    """One line, flushed: programs wait for it."""
+    say_json({"event": event_name(event), **asdict(event)}, indent=None)
+
+
+def teller(targets: tuple[str, ...], settings: Config) -> Callable[[Event], None]:
+    """What tells people of events."""
+    from paceline.supervisor import describe
+    from paceline.supervisor.events import Ready
+
+    def tell(event: Event) -> None:
+        say(styled(describe(event), _STYLES.get(event_name(event), "")))
+        if isinstance(event, Ready):
+            _show_usage(event, targets, settings)
+
+    return tell
+
+
+def event_name(event: Event) -> str:
+    """`ChildReady` is "child_ready"."""
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
+
+
+def _show_usage(event: Ready, targets: tuple[str, ...], settings: Config) -> None:
+    from paceline.cli.example_request import curl_line
+
+    say()
+    for target in targets[:_EXAMPLES_MAX]:
+        say(f"  {curl_line(event.url, target, settings.store_home)}")
+    say(f"  {styled('Ctrl-C', 'bold')} stops: accepted requests are finished first; a second one stops at once")
+    say()
