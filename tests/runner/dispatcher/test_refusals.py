@@ -84,9 +84,7 @@ def test_a_tight_head_is_served_when_dropping_it_buys_nothing() -> None:
 def test_heads_are_not_dropped_while_another_worker_is_idle() -> None:
     scene = Scene(DispatcherConfig(64, latency_table=LINE), workers=2)
     tight = [Arrived(i, "k", deadline=0.0071) for i in range(4)]
-    loose = [
-        Arrived(i, "k", deadline=0.0235) for i in range(4, 40)
-    ]  # 36 rows take 23 ms
+    loose = [Arrived(i, "k", deadline=0.0235) for i in range(4, 40)]  # 36 rows take 23 ms
     actions = scene.tell(*tight, *loose)
     assert batches(actions) == [tuple(range(4)), tuple(range(4, 40))]
     assert refusals(actions) == {}
