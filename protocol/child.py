@@ -63,7 +63,7 @@ def beat_forever(slot: Slot) -> threading.Event:
         while True:
             try:
                 slot.beat(SystemClock.now_ns())
-            except ValueError:  # the slot was closed
+            except (ValueError, TypeError):  # the slot was closed: Python versions disagree on which
                 return
             if stopped.wait(limits.HEARTBEAT_S):
                 return

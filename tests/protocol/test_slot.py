@@ -1,0 +1,106 @@
+"""The slot: what it says while its owner lives, and after."""
+
+from __future__ import annotations
+
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paceline.protocol import slot as slots
+from paceline.protocol.slot import IDS_MAX, Slot, SlotView, read_slot
+from tests.protocol.corpus import ORIGIN, WORKER
+
+IDS = [(ORIGIN, 1), (WORKER, 2**64 - 1)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "slot"
+
+
+def seen(path: Path) -> SlotView:
+    view = read_slot(path)
+    assert view is not None
+    return view
+
+
+def test_fresh_slot_is_idle_and_private(path: Path) -> None:
+    Slot(path)
+    assert seen(path) == SlotView(0, 0, 0, 0, 0, 0, True, ())
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_reader_sees_beat_counters_and_batch(path: Path) -> None:
+    slot = Slot(path)
+    slot.beat(111)
+    slot.count(requests=5, batches=2, rows=9)
+    slot.begin(7, IDS, now_ns=222)
+    assert seen(path) == SlotView(111, 5, 2, 9, 7, 222, True, tuple(IDS))
+    slot.end()
+    assert seen(path) == SlotView(111, 5, 2, 9, 7, 0, True, ())
+
+
+@pytest.mark.parametrize(("count", "known"), [(IDS_MAX, True), (IDS_MAX + 1, False)])
+def test_batch_of_more_ids_than_fit_is_unknown(path: Path, count: int, known: bool) -> None:
+    Slot(path).begin(1, [(ORIGIN, counter) for counter in range(count)], now_ns=1)
+    view = seen(path)
+    assert (view.known, len(view.started)) == (known, count if known else 0)
+
+
+def test_batch_torn_by_a_death_is_unknown_and_the_next_is_known(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = Slot(path)
+    slot.begin(1, IDS, now_ns=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(struct, "pack_into", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            slot.begin(2, IDS, now_ns=2)
+    assert (seen(path).known, seen(path).started) == (False, ())
+    slot.begin(3, IDS[:1], now_ns=3)
+    assert (seen(path).known, seen(path).started) == (True, tuple(IDS[:1]))
+
+
+def test_id_that_does_not_fit_leaves_the_slot_as_it_was(path: Path) -> None:
+    slot = Slot(path)
+    slot.begin(1, IDS, now_ns=1)
+    with pytest.raises(struct.error):
+        slot.begin(2, [(ORIGIN, -1)], now_ns=2)
+    assert (seen(path).batch_id, seen(path).started) == (1, tuple(IDS))
+
+
+def test_new_owner_does_not_inherit_a_batch(path: Path) -> None:
+    Slot(path).begin(1, IDS, now_ns=1)
+    Slot(path)
+    assert seen(path).started == ()
+
+
+def test_what_is_not_a_slot_is_none(path: Path) -> None:
+    assert read_slot(path) is None
+    path.write_bytes(b"PLSLOT01 and little else")
+    assert read_slot(path) is None
+    path.write_bytes(bytes(slots.SLOT_BYTES))
+    assert read_slot(path) is None
+    assert read_slot(path.parent) is None
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from paceline.protocol.slot import Slot
+slot = Slot(Path(sys.argv[1]))
+slot.beat(123)
+slot.begin(9, [(bytes(range(1, 17)), 5)], now_ns=456)
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+def test_slot_survives_the_sigkill_of_its_owner(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"begun\n"
+        owner.send_signal(signal.SIGKILL)
+    assert seen(path) == SlotView(123, 0, 0, 0, 9, 456, True, ((ORIGIN, 5),))
