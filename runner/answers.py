@@ -1,15 +1,13 @@
 """Answers on their way out: one batch's outcomes for one API server, cut into messages that its decoder accepts.
 
-Pure: dataclasses in, multipart messages out. A result that cannot travel (a leaf too large, a value that MessagePack
-has no form for) becomes a failure of its own request; the others of the batch are not touched by it.
+Pure: dataclasses in, multipart messages out. That each result alone can travel, `pack_result` has seen to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from paceline.protocol.errors import ModelError
-from paceline.protocol.limits import FRAME_BYTES_MAX, HEAD_BYTES_MAX, MESSAGE_BYTES_CUT, MESSAGE_FRAMES_MAX
+from paceline.protocol.limits import HEAD_BYTES_MAX, MESSAGE_BYTES_CUT, MESSAGE_FRAMES_MAX
 from paceline.protocol.messages import Answers, Failure, Result, encode
 from paceline.protocol.tensor import Buffer
 
@@ -46,35 +44,12 @@ def _cut(results: Sequence[Result]) -> Iterator[tuple[Result, ...]]:
 
 
 def _encoded(answers: Answers) -> Iterator[list[Buffer]]:
-    """`answers` as one message, or halved until each fits; what alone does not fit fails alone."""
-    message = _message(answers)
-    if message is not None:
+    """`answers` as one message, or halved until each half's head fits."""
+    message = encode(answers)
+    results, failures = answers.results, answers.failures
+    if len(message[0]) <= HEAD_BYTES_MAX or len(results) + len(failures) == 1:
         yield message
         return
-    results, failures = answers.results, answers.failures
-    if len(results) + len(failures) == 1:
-        yield from _encoded(Answers(answers.origin, (), (_unsendable(results[0]),)))
-        return
-    half = len(results) // 2
-    yield from _encoded(Answers(answers.origin, results[:half], failures[: len(failures) // 2]))
-    yield from _encoded(Answers(answers.origin, results[half:], failures[len(failures) // 2 :]))
-
-
-def _message(answers: Answers) -> list[Buffer] | None:
-    try:
-        message = encode(answers)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if len(message[0]) > HEAD_BYTES_MAX or len(message) > MESSAGE_FRAMES_MAX:
-        return None
-    if len(message) > 1 and max(map(len, message[1:])) > FRAME_BYTES_MAX:
-        return None
-    return message
-
-
-def _unsendable(result: Result) -> Failure:
-    error = ModelError(
-        f"the result cannot be sent: over the limit of {HEAD_BYTES_MAX} bytes of small values, {MESSAGE_FRAMES_MAX} "
-        f"tensors or {FRAME_BYTES_MAX} bytes of one tensor, or a value without a form on the wire"
-    )
-    return Failure(result.counter, result.attempt, error.code, error.message)
+    middle, cut = len(results) // 2, len(failures) // 2
+    yield from _encoded(Answers(answers.origin, results[:middle], failures[:cut]))
+    yield from _encoded(Answers(answers.origin, results[middle:], failures[cut:]))

@@ -19,6 +19,7 @@ from paceline.protocol.errors import (
     InfeasibleNow,
     Internal,
     InvalidInput,
+    ModelError,
     ProtocolError,
     QueueFull,
     RequestError,
@@ -253,9 +254,13 @@ class Host:
             if isinstance(outcome, RequestError):
                 outbox.fail(held, outcome)
                 continue
+            try:
+                packed, frames = pack_result(outcome)
+            except ModelError as error:
+                outbox.fail(held, error)
+                continue
             item = held.item
             queue_us = (began_ns - item.arrival_ns) // 1000
-            packed, frames = pack_result(outcome)
             outbox.result(held.key[0], Result(item.counter, item.attempt, rows, queue_us, run_us, packed, frames))
 
 

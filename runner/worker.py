@@ -22,8 +22,10 @@ from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State
 from paceline.protocol.errors import ProtocolError, StoreError
+from paceline.protocol.signals import SignalPipe
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, RunnerSpec
+from paceline.runner import log
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
 from paceline.runner.host import Engine, Host
@@ -48,14 +50,14 @@ class Worker:
     _host: Host
     _beat: threading.Event
 
-    def __init__(self, spec: ChildSpec, channels: Channels) -> None:
+    def __init__(self, spec: ChildSpec, channels: Channels, signals: SignalPipe) -> None:
         self._spec = spec
         self._runner = spec.serve.runner(spec.runner)
         self._device = device_of(self._runner, spec.index)
         self._channels = channels
         self._slot = Slot(Path(spec.slot_path))
-        self._wake_fd, self._signal_fd = os.pipe()
-        self._terminations = 0
+        self._signals = signals
+        self._asked_to_end = False
 
     def start(self) -> None:
         """Beat, and tell the supervisor who this is."""
@@ -96,7 +98,7 @@ class Worker:
         while not host.finished:
             left_s = host.wake_at() - now()
             if left_s > 0:
-                wait((self._data, self._control), min(left_s, _SLEEP_S_MAX), (self._wake_fd,))
+                wait((self._data, self._control), min(left_s, _SLEEP_S_MAX), (self._signals.fileno(),))
             host.turn()
             self._hear()
 
@@ -134,9 +136,9 @@ class Worker:
 
     def _hear(self) -> None:
         """What the supervisor says, by message or by signal; a second SIGTERM leaves no grace."""
-        if self._terminations:
-            os.read(self._wake_fd, self._terminations)
-            self._terminations = 0
+        self._signals.drain()
+        if self._asked_to_end:
+            self._asked_to_end = False
             self.drain(0.0 if self._host.draining else self._spec.serve.http.drain_grace_s)
         if not self._control.readable():
             return
@@ -150,8 +152,7 @@ class Worker:
                 self.drain(message.grace_s)
 
     def _terminate(self, number: int, frame: object) -> None:
-        self._terminations += 1
-        os.write(self._signal_fd, b"T")
+        self._asked_to_end = True
 
     def _say(self, state: State, detail: str = "", address: str = "") -> None:
         message = ChildState(self._spec.incarnation, state, detail, address, self._device)
@@ -201,9 +202,9 @@ def main(argv: list[str]) -> int:
     faulthandler.register(signal.SIGUSR1)
     # Ctrl-C reaches the whole process group; the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with Channels() as channels:
-        worker = Worker(spec, channels)
+    log.configure(f"worker[{spec.index}]")
+    with Channels() as channels, SignalPipe() as signals:
+        worker = Worker(spec, channels, signals)
         worker.start()
         try:
             worker.wait_ready()
