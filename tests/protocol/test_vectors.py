@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paceline.protocol import control, messages
+from paceline.protocol import control, dtypes, messages
 from paceline.protocol.errors import ProtocolError
+from paceline.protocol.head import unpack_head
 from paceline.protocol.messages import Infer
 from tests.protocol.corpus import CONTROL, DATA, meaning
 
@@ -54,3 +56,20 @@ def test_reader_refuses_the_request_and_not_its_message(case: Any) -> None:
 
 def test_every_vector_file_is_tested() -> None:
     assert {path.stem for path in VECTORS.glob("*.json")} == {*DATA, *CONTROL, "refused", "refused_calls"}
+
+
+README = (Path(__file__).parents[2] / "protocol" / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_lists_every_kind_under_its_number() -> None:
+    listed = {name: int(kind) for kind, name in re.findall(r"^\| (\d+) \| ([A-Z]\w+) \|", README, re.MULTILINE)}
+    sent = [*map(messages.encode, DATA.values()), *map(control.encode, CONTROL.values())]
+    kinds = [unpack_head(parts[0])[1] for parts in sent]
+    assert listed == {type(message).__name__: kind for message, kind in zip([*DATA.values(), *CONTROL.values()], kinds)}
+
+
+def test_readme_lists_every_dtype_under_its_code() -> None:
+    rows = re.findall(r"\| (\d+) \| (\w+) \| ([A-Z]+\d*) \| (\d+) (?=\|)", README)
+    assert sorted((int(code), name, oip, int(size)) for code, name, oip, size in rows) == [
+        (dtype.code, dtype.name, dtype.oip, dtype.itemsize) for dtype in dtypes.ALL
+    ]
