@@ -16,6 +16,8 @@ Prediction: TypeAlias = Array | Outputs
 
 # How long past its deadline a server is waited for: its own 504 keeps the connection, only a silent one costs it.
 ANSWER_GRACE_S = 0.05
+# How long an answer is waited for if the caller names no time-out.
+TIMEOUT_S = 30.0
 _PRIORITY_MAX = 2**31 - 1
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 10.0
@@ -23,7 +25,8 @@ _PAUSE_MAX_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`deadline` is in seconds of the monotonic clock; `method` None = the model's default one."""
+    """`deadline` is in seconds of the monotonic clock; `given`: the caller named the time-out, so it is the server's
+    deadline too, in place of the model's latency budget. `method` None = the model's default one."""
 
     model: str
     version: str | None
@@ -32,6 +35,7 @@ class Call:
     named: dict[str, object]
     timeout_s: float
     deadline: float
+    given: bool
     priority: int
     request_id: str | None
 
@@ -53,7 +57,7 @@ def make_call(
     *,
     method: str | None,
     version: str | int | None,
-    timeout_s: float,
+    timeout_s: float | None,
     priority: int,
     request_id: str | None,
 ) -> Call:
@@ -66,10 +70,11 @@ def make_call(
         raise InvalidParameter(
             f"request_id is {request_id!r}, expected 1 to {REQUEST_ID_CHARS_MAX} visible ASCII characters"
         )
+    given = timeout_s is not None
     checked_s = check_timeout(timeout_s)
     deadline = SystemClock.now() + checked_s
     text = None if version is None else str(version)
-    return Call(model, text, method, args, named, checked_s, deadline, priority, request_id)
+    return Call(model, text, method, args, named, checked_s, deadline, given, priority, request_id)
 
 
 def retry_pause_s(error: RequestError, tries: int, retries: int, call: Call) -> float | None:
@@ -81,7 +86,9 @@ def retry_pause_s(error: RequestError, tries: int, retries: int, call: Call) -> 
 
 
 def check_timeout(timeout_s: object) -> float:
-    """`timeout_s`, if it is a number of seconds over 0. Raises InvalidParameter."""
+    """`timeout_s`, if it is a number of seconds over 0; TIMEOUT_S for None. Raises InvalidParameter."""
+    if timeout_s is None:
+        return TIMEOUT_S
     if isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool) and 0 < timeout_s < math.inf:
         return float(timeout_s)
     raise InvalidParameter(f"timeout_s is {timeout_s!r}, expected a number of seconds > 0")

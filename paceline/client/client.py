@@ -51,9 +51,11 @@ class AsyncTransport(Protocol):
 class Client:
     """A client for threads; any number of them may share one.
 
-    url: `http://host:port`, `https://host:port` or `ipc://RUN_DIR`. timeout_s: default total time-out of a call in
-    seconds. retries: how often a refusal that says that a retry may help (429, 503) is tried again, honouring
-    Retry-After and the time-out; 0 = not at all. headers: sent with every HTTP request. ssl_context: for https.
+    url: `http://host:port`, `https://host:port` or `ipc://RUN_DIR`. timeout_s: total time-out of each call in seconds,
+    which is the request's deadline at the server too; None: the model's own latency budget is its deadline, and an
+    answer is waited for at most 30 s. retries: how often a refusal that says that a retry may help (429, 503) is tried
+    again, honouring Retry-After and the time-out; 0 = not at all. headers: sent with every HTTP request. ssl_context:
+    for https.
     Nothing is connected before the first call. Raises ConfigError for a wrong url or option.
 
     >>> with Client("http://127.0.0.1:8000") as client:
@@ -64,13 +66,14 @@ class Client:
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000",
-        timeout_s: float = 30.0,
+        timeout_s: float | None = None,
         *,
         retries: int = 0,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._timeout_s = check_timeout(timeout_s)
+        self._timeout_s = timeout_s
+        self._waits_s = check_timeout(timeout_s)
         self._transport = _blocking(url, _check_retries(retries), headers, ssl_context)
 
     def predict(
@@ -88,8 +91,8 @@ class Client:
 
         arrays, named: the method's arguments by position and by name: numpy arrays and torch tensors of any shape and
         dtype the model takes, batch dim included, numbers, strings, nested lists of either. Plain numbers take the
-        dtype the model declares, else float32, int64 or bool. timeout_s: total, in seconds. priority: lower is more
-        urgent. request_id: echoed in logs and errors.
+        dtype the model declares, else float32, int64 or bool. timeout_s: as in the constructor, for this call.
+        priority: lower is more urgent. request_id: echoed in logs and errors.
 
         Returns the output's array, or for several outputs a dict of arrays by name (`output_0`, ... or the model's
         keys). Arrays are writable and yours; BF16 is ml_dtypes.bfloat16 if that is installed, else float32; strings are
@@ -144,11 +147,11 @@ class Client:
         'x'
         """
         text = None if version is None else str(version)
-        return self._transport.metadata(model, text, SystemClock.now() + self._timeout_s)
+        return self._transport.metadata(model, text, SystemClock.now() + self._waits_s)
 
     def ready(self, model: str | None = None) -> bool:
         """Whether the server (or one model of it) takes requests now; False also where no server answers."""
-        return self._transport.ready(model, SystemClock.now() + self._timeout_s)
+        return self._transport.ready(model, SystemClock.now() + self._waits_s)
 
     def close(self) -> None:
         """Close all connections."""
@@ -164,20 +167,21 @@ class Client:
 class AsyncClient:
     """A client for asyncio: the same calls as `Client`, awaited, in one event loop.
 
-    >>> async with AsyncClient("ipc:///run/user/1000/paceline") as client:
+    >>> async with AsyncClient("ipc:///home/me/.paceline/run/p8000") as client:
     ...     results = await asyncio.gather(*[client.predict("digits", image) for image in images])
     """
 
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000",
-        timeout_s: float = 30.0,
+        timeout_s: float | None = None,
         *,
         retries: int = 0,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._timeout_s = check_timeout(timeout_s)
+        self._timeout_s = timeout_s
+        self._waits_s = check_timeout(timeout_s)
         self._transport = _asynchronous(url, _check_retries(retries), headers, ssl_context)
 
     async def predict(
@@ -231,11 +235,11 @@ class AsyncClient:
     async def metadata(self, model: str, version: str | int | None = None) -> dict[str, object]:
         """As Client.metadata."""
         text = None if version is None else str(version)
-        return await self._transport.metadata(model, text, SystemClock.now() + self._timeout_s)
+        return await self._transport.metadata(model, text, SystemClock.now() + self._waits_s)
 
     async def ready(self, model: str | None = None) -> bool:
         """As Client.ready."""
-        return await self._transport.ready(model, SystemClock.now() + self._timeout_s)
+        return await self._transport.ready(model, SystemClock.now() + self._waits_s)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -91,7 +91,9 @@ def infer_request(call: Call, inputs: Inputs) -> HttpRequest:
     if call.priority:
         parameters["priority"] = call.priority
     request: dict[str, object] = {"inputs": described, "parameters": parameters}
-    headers = {"content-type": "application/octet-stream", "x-request-timeout-ms": _milliseconds(call)}
+    headers = {"content-type": "application/octet-stream"}
+    if call.given:
+        headers["x-request-timeout-ms"] = _milliseconds(call)
     if call.request_id is not None:
         request["id"] = call.request_id
         headers["x-request-id"] = call.request_id

@@ -142,6 +142,16 @@ def test_a_request_is_the_binary_extension_with_names_from_the_metadata(kind: ty
     assert infer.headers["host"] == f"127.0.0.1:{server.port}"
 
 
+def test_without_a_time_out_the_models_budget_is_the_deadline(kind: type[Client], server: FakeServer) -> None:
+    with kind(server.url) as client:
+        client.predict("echo", x=IMAGE)
+    with kind(server.url, timeout_s=5) as client:
+        client.predict("echo", x=IMAGE)
+    first, second = server.requests
+    assert "x-request-timeout-ms" not in first.headers
+    assert 4000 < int(second.headers["x-request-timeout-ms"]) <= 5000
+
+
 def test_metadata_is_asked_once_and_not_at_all_for_named_arrays(kind: type[Client], server: FakeServer) -> None:
     with kind(server.url) as client:
         client.predict("echo", x=IMAGE)
