@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol, cast
 
+from paceline.protocol import limits
 from paceline.protocol.clock import Clock
 from paceline.protocol.errors import (
     DeadlineExceeded,
@@ -128,7 +129,8 @@ class Host:
     def learn(self, seen: Observation) -> None:
         """Before serving: show the dispatcher a batch of the warm-up as if it had ordered it."""
         now = self._clock.now()
-        arrived = Arrived(b"warm-up", (seen.method, seen.key), seen.rows)
+        deadline = now + limits.LATENCY_BUDGET_MS / 1000
+        arrived = Arrived(b"warm-up", (seen.method, seen.key), seen.rows, deadline)
         for _ in range(_LEARN_ROUNDS):
             for action in self._dispatcher.handle(arrived, now):
                 if isinstance(action, Dispatch):
@@ -155,7 +157,7 @@ class Host:
 
     def wake_at(self) -> float:
         """When to call `turn` even if nothing comes (seconds): -inf = at once, inf = never."""
-        if self._ran:
+        if self._ran or self.draining is not self.intake.draining:
             return -inf
         return min(
             self._wake_at,

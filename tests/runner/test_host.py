@@ -385,6 +385,7 @@ def test_second_drain_only_shortens_the_grace() -> None:
 def test_idle_host_is_drained_at_once() -> None:
     bench = Bench()
     bench.host.drain(30.0)
+    assert bench.host.wake_at() == -inf
     bench.host.turn()
     assert bench.host.finished
 

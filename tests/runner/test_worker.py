@@ -36,6 +36,7 @@ SIGNATURES: dict[str, dict[str, object]] = {
     "__call__": {"batchable": True, "batch_dim": 0},
     "hang": {"batchable": True, "batch_dim": 0},
     "shout": {"batchable": False},
+    "lose_device": {"batchable": False},
 }
 
 
@@ -59,6 +60,9 @@ class Doubler(torch.nn.Module):
         print(text)  # noqa: T201  # users' models do
         return text.upper()
 
+    def lose_device(self, text: str) -> str:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
 
 class WorkerProcess:
     """The supervisor's and an API server's end of one worker."""
@@ -72,7 +76,7 @@ class WorkerProcess:
         self._channels = channels
         self._control = channels.bind(spec.control_address)
         self._data: ClientSocket | None = None
-        self._answered: dict[int, Result | Failure] = {}
+        self.answered: dict[int, Result | Failure] = {}
         self._counter = 0
 
     @property
@@ -114,8 +118,8 @@ class WorkerProcess:
         assert self._control.send(self.spec.incarnation, control.encode(message))
 
     def answers(self, counters: list[int]) -> list[Result | Failure]:
-        self.until(lambda: all(counter in self._answered for counter in counters))
-        return [self._answered[counter] for counter in counters]
+        self.until(lambda: all(counter in self.answered for counter in counters))
+        return [self.answered[counter] for counter in counters]
 
     def until(self, condition: Callable[[], T]) -> T:
         """Hear what comes until `condition` holds."""
@@ -151,8 +155,8 @@ class WorkerProcess:
                     self._settle(failure)
 
     def _settle(self, answer: Result | Failure) -> None:
-        assert answer.counter not in self._answered, f"{answer} is a second answer"
-        self._answered[answer.counter] = answer
+        assert answer.counter not in self.answered, f"{answer} is a second answer"
+        self.answered[answer.counter] = answer
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +295,13 @@ def test_killed_worker_leaves_the_started_requests_in_its_slot(doomed: WorkerPro
     assert doomed.exit_code() == -signal.SIGKILL
     assert doomed.slot.known
     assert set(doomed.slot.started) == {(doomed.origin, counter) for counter in started_now}
+
+
+def test_lost_device_ends_the_worker_at_once_and_unanswered(doomed: WorkerProcess) -> None:
+    (asked,) = doomed.infer(("x",), method="lose_device")
+    assert doomed.exit_code() == 4
+    assert doomed.slot.started == ((doomed.origin, asked),)
+    assert doomed.answered == {}
 
 
 def test_garbage_and_false_names_leave_the_worker_serving(worker: WorkerProcess) -> None:
