@@ -24,7 +24,7 @@ from paceline.supervisor.listeners import Listeners
 from paceline.supervisor.obituary import Remains, explain, own_oom_kills, reason_of
 from paceline.supervisor.options import Programs
 from paceline.supervisor.output import Forwarder
-from paceline.supervisor.policy import Death, GiveUp, is_excused
+from paceline.supervisor.policy import Death, GiveUp, blame
 from paceline.supervisor.run_dir import RunDir
 from paceline.supervisor.seat import API_SERVER, WORKER, Occupant, Seat
 from paceline.supervisor.topology import Picture
@@ -252,6 +252,7 @@ class Crew:
         if seat.address.startswith("ipc://"):
             self._run_dir.forget(Path(seat.address.removeprefix("ipc://")))
         death = _death(seat, returncode, view, reason_of(remains))
+        seat.has_served = seat.has_served or (view is not None and view.batches > 0)
         in_good_order = seat.dismissed and returncode == 0
         seat.empty(State.STOPPED)
         if in_good_order:
@@ -263,7 +264,9 @@ class Crew:
         seat.last_death = death.reason
         if seat.dismissed and seat.killed_for:
             return
-        self._emit(ChildDied(seat.kind, seat.name, occupant.child.pid, death.reason, explain(remains)))
+        self._emit(
+            ChildDied(seat.kind, seat.name, occupant.child.pid, death.reason, explain(remains), remains.last_lines)
+        )
         if not seat.dismissed:
             self._succeed(seat, death, now)
 
@@ -335,10 +338,10 @@ def _death(seat: Seat, returncode: int, view: SlotView | None, reason: str) -> D
     from_outside = not seat.killed_for and (
         returncode in _FROM_OUTSIDE or (returncode == 0 and seat.state in (State.DRAINING, State.STOPPED))
     )
-    served = max(view.requests, view.batches) if view is not None else 0
+    served = view is not None and max(view.requests, view.batches) > 0
     in_hand = view is None or not view.known or bool(view.started)
     return Death(
         reason,
         load_error=bool(seat.said) and not seat.was_ready,
-        excused=is_excused(seat.was_ready, served, in_hand, from_outside),
+        blame=blame(seat.was_ready, served, seat.has_served, in_hand, from_outside),
     )

@@ -51,13 +51,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class ChildDied:
-    """A child is dead without having been told to; `explanation` says how and with which last words."""
+    """A child is dead without having been told to; `explanation` says how, `last_lines` are what it printed last (they
+    were passed on to stderr already)."""
 
     kind: str
     name: str
     pid: int
     reason: str
     explanation: str
+    last_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ Event: TypeAlias = Starting | RunnerLoading | ChildReady | Ready | ChildDied | R
 
 
 def describe(event: Event) -> str:
-    """One line for `event` (a death: some more, its last words)."""
+    """One line for `event`."""
     match event:
         case Starting(targets, url, run_dir, pid):
             return f"starting {', '.join(targets)} on {url} (pid {pid}, run directory {run_dir})"
@@ -108,7 +110,7 @@ def describe(event: Event) -> str:
             return f"{name} ready in {seconds:.2f} s (pid {pid}{', ' + device if device else ''})"
         case Ready(url, runners, seconds):
             return f"ready: {', '.join(runners)} on {url} after {seconds:.2f} s"
-        case ChildDied(_, name, pid, _, explanation):
+        case ChildDied(_, name, pid, _, explanation, _):
             return f"{name} (pid {pid}) died: {explanation}"
         case Restarting(_, name, delay_s):
             return f"{name} restarts in {delay_s:.1f} s"

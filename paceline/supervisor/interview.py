@@ -12,7 +12,7 @@ from paceline.supervisor import devices
 from paceline.supervisor.children import Child, Launch
 from paceline.supervisor.inspection import InspectRequest, decode_reply, encode_request
 from paceline.supervisor.listeners import Listeners
-from paceline.supervisor.obituary import Remains, explain
+from paceline.supervisor.obituary import Remains, reason_of
 from paceline.supervisor.options import ServeOptions
 from paceline.supervisor.output import Forwarder
 from paceline.supervisor.run_dir import RunDir
@@ -42,8 +42,9 @@ def interview(options: ServeOptions, run_dir: RunDir, listeners: Listeners, sign
     try:
         reply = decode_reply(data)
     except ProtocolError as error:
-        remains = Remains(returncode, last_lines=tuple(child.output.last_lines))
-        raise StartError(f"the inspector gave no answer: {explain(remains)}") from error
+        raise StartError(
+            f"the inspector gave no answer: {reason_of(Remains(returncode))}; see its lines above"
+        ) from error
     if reply.error:
         raise StartError(reply.error)
     return decode_serve(reply.serve)

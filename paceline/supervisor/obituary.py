@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class Remains:
     said: str = ""
     oom_kills: int = 0
     started: tuple[tuple[bytes, int], ...] | None = ()
-    last_lines: Sequence[str] = ()
+    last_lines: tuple[str, ...] = ()
 
 
 def reason_of(remains: Remains) -> str:
@@ -48,7 +47,7 @@ def reason_of(remains: Remains) -> str:
 
 
 def explain(remains: Remains) -> str:
-    """The reason, what it had in hand, and its last lines, indented."""
+    """The reason, and what it had in hand."""
     parts = [reason_of(remains)]
     if remains.started is None:
         parts.append("which requests had started is not known")
@@ -56,10 +55,7 @@ def explain(remains: Remains) -> str:
         shown = ", ".join(f"{origin.hex()[:8]}-{counter}" for origin, counter in remains.started[:_IDS_SHOWN_MAX])
         more = f" and {len(remains.started) - _IDS_SHOWN_MAX} more" if len(remains.started) > _IDS_SHOWN_MAX else ""
         parts.append(f"{len(remains.started)} request(s) had started: {shown}{more}")
-    text = "; ".join(parts)
-    if remains.last_lines:
-        text += "\nits last lines:\n" + "\n".join(f"  {line}" for line in remains.last_lines)
-    return text
+    return "; ".join(parts)
 
 
 def oom_kills(cgroups: str, root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -1,14 +1,14 @@
 """When a dead child is started again, and when it is given up. Pure: a death and the time in, a decision out.
 
 Two levels, as in Erlang's supervisors: each child has a budget of deaths, a runner is given up when all its workers
-are, the server when nothing is left. A death that is not the child's own doing is excused: it costs neither budget
-nor wait.
+are, the server when nothing is left. A death that is not the child's own doing does not cost the budget.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TypeAlias
 
 BACKOFF_MIN_S = 0.1
@@ -19,13 +19,21 @@ LOAD_TRIES_MAX = 3
 HEALTHY_S = 30.0
 
 
+class Blame(Enum):
+    """CHILD: costs budget and wait. REQUEST: costs the wait. NOBODY: costs nothing."""
+
+    CHILD = auto()
+    REQUEST = auto()
+    NOBODY = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a child ended. `load_error`: it said FAILED before it was ready. `excused`: see `is_excused`."""
+    """How a child ended. `load_error`: it said FAILED before it was ready. `blame`: who brought it about."""
 
     reason: str
     load_error: bool = False
-    excused: bool = False
+    blame: Blame = Blame.CHILD
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +49,20 @@ class GiveUp:
 Decision: TypeAlias = Restart | GiveUp
 
 
-def is_excused(was_ready: bool, served: int, in_hand: bool, killed_by_signal: bool) -> bool:
-    """Whether a death says nothing against the child: it had been READY, and had `served` requests, or was killed from
-    outside while nothing was `in_hand`.
+def blame(was_ready: bool, served: bool, served_before: bool, in_hand: bool, from_outside: bool) -> Blame:
+    """Who is to blame for a death.
 
-    Without this, a server that loses a worker every few seconds to an impatient operator, the out-of-memory killer or
-    one bad request in a thousand would be given up although every restart is useful. A crash loop serves nothing.
+    `served`: this process had served requests; `served_before`: an earlier one in its place had. `in_hand`: it had
+    requests in its hands. `from_outside`: somebody killed it or asked it to leave.
+
+    Without these excuses a server that loses workers to an impatient operator, the out-of-memory killer, one bad
+    request in a thousand, or a few of them in a row would be given up although every restart is useful.
     """
-    return was_ready and (served > 0 or (killed_by_signal and not in_hand))
+    if not was_ready:
+        return Blame.CHILD
+    if served or (from_outside and not in_hand):
+        return Blame.NOBODY
+    return Blame.REQUEST if in_hand and served_before else Blame.CHILD
 
 
 class RestartPolicy:
@@ -67,13 +81,13 @@ class RestartPolicy:
     def died(self, death: Death, now: float) -> Decision:
         healthy = self._ready_at is not None and now - self._ready_at >= HEALTHY_S
         self._ready_at = None
-        if death.excused or healthy:
+        if death.blame == Blame.NOBODY or healthy:
             self._streak = 0
         if death.load_error:
             self._load_errors += 1
             if self._load_errors >= LOAD_TRIES_MAX:
                 return GiveUp(f"{LOAD_TRIES_MAX} tries to load failed: {death.reason}")
-        if not death.excused:
+        if death.blame == Blame.CHILD:
             self._deaths.append(now)
             if len(self._deaths) == DEATHS_MAX and now - self._deaths[0] <= DEATHS_WINDOW_S:
                 return GiveUp(f"{DEATHS_MAX} deaths within {DEATHS_WINDOW_S:g} s, the last one: {death.reason}")

@@ -31,7 +31,7 @@ class Occupant:
 class Seat:
     """`start_at`: when the next process is due, None while there is one or none is to come. `killed_for`: why we sent
     SIGKILL. `said`: the process's own FAILED message; from then on it has until `leave_by` to exit. `dismissed`: it was
-    told to leave, and has no successor."""
+    told to leave, and has no successor. `has_served`: this or an earlier process served requests."""
 
     kind: str
     runner: str
@@ -47,6 +47,7 @@ class Seat:
     said: str = ""
     leave_by: float | None = None
     was_ready: bool = False
+    has_served: bool = False
     dismissed: bool = False
     given_up: str = ""
     restarts: int = 0

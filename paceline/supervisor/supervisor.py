@@ -30,7 +30,7 @@ from paceline.supervisor.switchboard import Switchboard
 
 # Beyond its grace a child gets this long to exit by itself; workers get at least WORKER_GRACE_S, as nothing is left in
 # their hands once the API servers are gone.
-SLACK_S = 1.0
+SLACK_S = 2.5
 WORKER_GRACE_S = 1.0
 # A killed process that the kernel does not let go is not waited for longer.
 REAP_S = 5.0

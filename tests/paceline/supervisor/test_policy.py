@@ -9,17 +9,19 @@ from paceline.supervisor.policy import (
     BACKOFF_MAX_S,
     DEATHS_MAX,
     HEALTHY_S,
+    Blame,
     Death,
     Decision,
     GiveUp,
     Restart,
     RestartPolicy,
-    is_excused,
+    blame,
 )
 
 CRASH = Death("exit code 7")
 LOAD_ERROR = Death("no such file", load_error=True)
-EXCUSED = Death("killed by SIGKILL", excused=True)
+EXCUSED = Death("killed by SIGKILL", blame=Blame.NOBODY)
+BY_REQUEST = Death("killed by SIGSEGV", blame=Blame.REQUEST)
 
 
 class Life:
@@ -103,18 +105,23 @@ def test_excused_deaths_cost_neither_budget_nor_wait() -> None:
     assert {life.delay(EXCUSED, after_s=0.5) for _ in range(200)} == {0.1}
 
 
+def test_deaths_by_requests_cost_waits_but_never_the_budget() -> None:
+    life = Life()
+    assert [life.delay(BY_REQUEST) for _ in range(10)][:4] == [0.1, 0.2, 0.4, 0.8]
+
+
 @pytest.mark.parametrize(
-    ("was_ready", "served", "in_hand", "from_outside", "excused"),
+    ("was_ready", "served", "served_before", "in_hand", "from_outside", "blamed"),
     [
-        (True, 3, True, False, True),
-        (True, 0, False, True, True),
-        (True, 0, True, True, False),
-        (True, 0, False, False, False),
-        (False, 0, False, True, False),
-        (False, 3, False, True, False),
+        (True, True, False, True, False, Blame.NOBODY),
+        (True, False, False, False, True, Blame.NOBODY),
+        (True, False, True, True, False, Blame.REQUEST),
+        (True, False, False, True, True, Blame.CHILD),
+        (True, False, True, False, False, Blame.CHILD),
+        (False, False, True, False, True, Blame.CHILD),
     ],
 )
-def test_death_is_excused_after_work_or_when_killed_idle(
-    was_ready: bool, served: int, in_hand: bool, from_outside: bool, excused: bool
+def test_blame_is_on_the_child_unless_it_proved_itself(
+    was_ready: bool, served: bool, served_before: bool, in_hand: bool, from_outside: bool, blamed: Blame
 ) -> None:
-    assert is_excused(was_ready, served, in_hand, from_outside) is excused
+    assert blame(was_ready, served, served_before, in_hand, from_outside) == blamed

@@ -99,7 +99,7 @@ def test_crash_loop_is_given_up_and_with_nothing_left_the_exit_code_is_not_zero(
     server = start("crasher")
     died = server.wait_for("ChildDied")
     assert died["reason"] == "exit code 7"
-    assert "my last words" in died["explanation"]
+    assert died["last_lines"][-1] == "my last words"
     assert server.exit_code() == 1
     restarts = [event["delay_s"] for event in server.events if event["event"] == "Restarting"]
     assert restarts == [0.1, 0.2, 0.4, 0.8]
