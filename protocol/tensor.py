@@ -57,22 +57,25 @@ def from_numpy(array: npt.NDArray[Any]) -> Tensor:
 
 def check_size(dtype: DType, shape: tuple[int, ...], data_bytes: int) -> None:
     """Raise ProtocolError unless `shape` is sane and its product in Python ints equals `data_bytes`."""
-    check_dims(shape)
-    expected = math.prod(shape) * dtype.itemsize
+    expected = check_dims(shape) * dtype.itemsize
     if expected != data_bytes:
         raise ProtocolError(f"tensor {dtype} {list(shape)} needs {expected} bytes, got {data_bytes}")
 
 
-def check_dims(shape: tuple[int, ...]) -> None:
-    """Raise ProtocolError unless `shape` is at most TENSOR_RANK_MAX integers >= 0 that numpy and torch can hold."""
+def check_dims(shape: tuple[int, ...]) -> int:
+    """The product of `shape`. Raises ProtocolError unless it is at most TENSOR_RANK_MAX integers >= 0 that numpy and
+    torch can hold."""
     if len(shape) > TENSOR_RANK_MAX:
         raise ProtocolError(f"tensor rank {len(shape)} is over the limit of {TENSOR_RANK_MAX}")
+    count = 1
     for dim in shape:
         if type(dim) is not int or dim < 0:
             raise ProtocolError(f"tensor shape {list(shape)} has a dimension that is not an integer >= 0")
+        count *= dim
     # With a 0 among the dims any other size needs 0 bytes; strides are still made of it.
-    if 0 in shape and math.prod([dim for dim in shape if dim]) > FRAME_BYTES_MAX:
+    if not count and math.prod([dim for dim in shape if dim]) > FRAME_BYTES_MAX:
         raise ProtocolError(f"empty tensor shape {list(shape)} has dimensions over the limit of {FRAME_BYTES_MAX}")
+    return count
 
 
 def check_bools(data: Buffer) -> None:

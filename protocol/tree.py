@@ -11,7 +11,6 @@ string keys. What the packer accepts, the reader accepts. Called by messages; it
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
@@ -47,7 +46,14 @@ def pack_tree(tree: Tree, frames: list[Buffer]) -> Packed:
     Raises TypeError for what has no form (a set, a map with a key that is not a string) and ValueError for what is over
     a limit (64-bit integers, depth, nodes, bytes), so that one request fails and not the message it shares.
     """
-    return _Packer(frames).pack(tree, 0)
+    packer = _Packer(frames)
+    packed = packer.pack(tree, 0)
+    if packer.head_bytes > ITEM_HEAD_BYTES_MAX:
+        raise ValueError(
+            f"keys, shapes and small values take {packer.head_bytes} bytes, over the limit of {ITEM_HEAD_BYTES_MAX}; "
+            f"join them into fewer tensors"
+        )
+    return packed
 
 
 def unpack_tree(packed: object, frames: Sequence[Buffer]) -> Tree:
@@ -94,22 +100,21 @@ def _named(name: str, tree: Tree) -> Iterator[tuple[str, Tree]]:
 class _Packer:
     """One tree's encoding: counts nodes, head bytes and frame bytes, bounds depth."""
 
-    __slots__ = ("_frame_bytes", "_frames", "_head_bytes", "_nodes")
+    __slots__ = ("_frame_bytes", "_frames", "_nodes", "head_bytes")
 
     def __init__(self, frames: list[Buffer]) -> None:
         self._frames = frames
         self._nodes = 0
-        self._head_bytes = 0
+        self.head_bytes = 0
         self._frame_bytes = 0
 
     def pack(self, tree: Tree, depth: int) -> Packed:
         self._nodes += 1
         if self._nodes > TREE_LEAVES_MAX or depth > TREE_DEPTH_MAX:
             raise ValueError(_over_size())
-        self._in_head(_NODE_BYTES)
-        kind = type(tree)
-        if kind is Tensor:
-            return self._tensor(tree)  # type: ignore[arg-type]  # `kind is` is not narrowed by mypy
+        self.head_bytes += _NODE_BYTES
+        if isinstance(tree, Tensor):
+            return self._tensor(tree)
         if isinstance(tree, tuple):
             return [TUPLE, *[self.pack(item, depth + 1) for item in tree]]
         if isinstance(tree, list):
@@ -124,13 +129,13 @@ class _Packer:
             raise ValueError(f"an integer of {tree.bit_length()} bits cannot travel; expected at most 64 bits")
         if tree is None or isinstance(tree, (bool, int, float)):
             return tree
-        raise TypeError(f"a {kind.__name__} cannot travel; expected plain values, containers and Tensor")
+        raise TypeError(f"a {type(tree).__name__} cannot travel; expected plain values, containers and Tensor")
 
     def _tensor(self, tensor: Tensor) -> Packed:
         data = tensor.data
         if len(tensor.shape) > TENSOR_RANK_MAX:
             raise ValueError(f"a tensor of {len(tensor.shape)} dims is over the limit of {TENSOR_RANK_MAX}; reshape it")
-        self._in_head(_DIM_BYTES * len(tensor.shape))
+        self.head_bytes += _DIM_BYTES * len(tensor.shape)
         where = data if self._inline(data.nbytes if type(data) is memoryview else len(data)) else self._frame(data)
         return [TENSOR, tensor.dtype.code, tensor.shape, where]  # type: ignore[list-item]  # msgpack takes both
 
@@ -138,7 +143,7 @@ class _Packer:
         items = strings.items
         if len(strings.shape) > TENSOR_RANK_MAX:
             raise ValueError(f"strings of {len(strings.shape)} dims are over the limit of {TENSOR_RANK_MAX}")
-        self._in_head(_DIM_BYTES * len(strings.shape))
+        self.head_bytes += _DIM_BYTES * len(strings.shape)
         # A bin of MessagePack has up to 5 bytes before its data.
         if self._inline(5 * len(items) + sum(map(len, items))):
             return [STRINGS, list(strings.shape), list(items)]
@@ -158,16 +163,16 @@ class _Packer:
         if not isinstance(key, str):
             raise TypeError(f"a map with the key {key!r} cannot travel; expected keys that are strings")
         try:
-            self._in_head(len(key.encode()) + _NODE_BYTES)
+            self.head_bytes += len(key.encode()) + _NODE_BYTES
         except UnicodeEncodeError as error:
             raise ValueError(f"a map key is not valid Unicode and cannot travel: {error.reason}") from error
         return key
 
     def _inline(self, size: int) -> bool:
         """Whether `size` bytes of data go into the head; they are counted if so."""
-        if size > INLINE_BYTES_MAX or self._head_bytes + size > ITEM_INLINE_BYTES_MAX:
+        if size > INLINE_BYTES_MAX or self.head_bytes + size > ITEM_INLINE_BYTES_MAX:
             return False
-        self._head_bytes += size
+        self.head_bytes += size
         return True
 
     def _frame(self, data: Buffer) -> int:
@@ -181,13 +186,6 @@ class _Packer:
             )
         self._frames.append(data)
         return len(self._frames) - 1
-
-    def _in_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > ITEM_HEAD_BYTES_MAX:
-            raise ValueError(
-                f"keys, shapes and small values take over {ITEM_HEAD_BYTES_MAX} bytes; join them into fewer tensors"
-            )
 
 
 class _Unpacker:
@@ -203,14 +201,15 @@ class _Unpacker:
         self._nodes += 1
         if self._nodes > TREE_LEAVES_MAX or depth > TREE_DEPTH_MAX:
             raise ProtocolError(_over_size())
-        if packed is None or isinstance(packed, (bool, int, float, str, bytes)):
-            return packed
+        if isinstance(packed, list) and packed:
+            return self._tagged(packed, depth)
         if isinstance(packed, dict):
             return {_string(key): self.unpack(value, depth + 1) for key, value in packed.items()}
-        if not isinstance(packed, (list, tuple)) or not packed:
-            raise ProtocolError(
-                f"tree node is {type(packed).__name__}, expected a plain value, a map or a tagged array"
-            )
+        if packed is None or isinstance(packed, (bool, int, float, str, bytes)):
+            return packed
+        raise ProtocolError(f"tree node is {type(packed).__name__}, expected a plain value, a map or a tagged array")
+
+    def _tagged(self, packed: list[object], depth: int) -> Tree:
         tag = packed[0]
         if type(tag) is not int:
             raise ProtocolError(f"tree tag is {type(tag).__name__}, expected an integer")
@@ -226,14 +225,14 @@ class _Unpacker:
             return self._long(packed)
         raise ProtocolError(f"tree tag {tag!r} is unknown")
 
-    def _tensor(self, packed: list[object] | tuple[object, ...]) -> Tensor:
+    def _tensor(self, packed: list[object]) -> Tensor:
         if len(packed) != 4:
             raise ProtocolError(f"tensor has {len(packed)} fields, expected 4")
         _, code, shape, where = packed
         if type(code) is not int or not 0 <= code < len(dtypes.ALL):
             raise ProtocolError(f"dtype code {code!r} is unknown")
         dims = _shape(shape)
-        # The packer's own output, which a service in the same process reads, may hold a memoryview here.
+        # memoryview: in the packer's own output, read in the same process.
         data = where if isinstance(where, (bytes, memoryview)) else self._frame(where)
         dtype = dtypes.ALL[code]
         check_size(dtype, dims, data.nbytes if isinstance(data, memoryview) else len(data))
@@ -241,20 +240,20 @@ class _Unpacker:
             check_bools(data)
         return Tensor(dtype, dims, data)
 
-    def _strings(self, packed: list[object] | tuple[object, ...]) -> Strings:
+    def _strings(self, packed: list[object]) -> Strings:
         if len(packed) != 3:
             raise ProtocolError(f"strings have {len(packed)} fields, expected 3")
         dims = _shape(packed[1])
-        check_dims(dims)
+        count = check_dims(dims)
         where = packed[2]
-        items = list(where) if isinstance(where, (list, tuple)) else _split(self._frame(where), math.prod(dims))
+        items = list(where) if isinstance(where, (list, tuple)) else _split(self._frame(where), count)
         if not all(type(item) is bytes for item in items):
             raise ProtocolError("strings have an item that is not bytes")
-        if math.prod(dims) != len(items):
-            raise ProtocolError(f"strings {list(dims)} need {math.prod(dims)} items, got {len(items)}")
+        if count != len(items):
+            raise ProtocolError(f"strings {list(dims)} need {count} items, got {len(items)}")
         return Strings(dims, tuple(items))
 
-    def _long(self, packed: list[object] | tuple[object, ...]) -> str | bytes:
+    def _long(self, packed: list[object]) -> str | bytes:
         if len(packed) != 2:
             raise ProtocolError(f"long value has {len(packed)} fields, expected 2")
         data = bytes(self._frame(packed[1]))  # copied: a leaf of this kind is a Python value, not a view
