@@ -81,6 +81,15 @@ class Hand(Protocol):
     def count(self, requests: int, batches: int, rows: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """What the dispatcher will want to know of a batch; its results are gone by then, and their memory is free."""
+
+    batch: Dispatch
+    learn: bool
+    cap_rows: int | None
+
+
 @dataclass(slots=True)
 class _Served:
     """Totals since the start."""
@@ -122,7 +131,7 @@ class Host:
         self._served = _Served()
         self._wake_at = inf
         self._drain_until = inf
-        self._ran: list[tuple[Dispatch, BatchRun]] = []
+        self._ran: list[_Ran] = []
         self._decided_at = clock.now()
         dispatcher.handle(WorkerJoined(WORKER_ID, profile), self._decided_at)
 
@@ -197,10 +206,10 @@ class Host:
     def _report_ran(self, now: float, events: list[Event]) -> None:
         """What ran since the last decision, as events. A batch takes from its decision to the next one: that is what
         the next one waits for, decoding and answering included."""
-        for batch, run in self._ran:
-            events.append(BatchDone(WORKER_ID, batch.batch_id, now - self._decided_at, run.learn))
-            if run.cap_rows is not None:
-                events.append(CapChanged(batch.key, run.cap_rows, now + CAP_S))
+        for ran in self._ran:
+            events.append(BatchDone(WORKER_ID, ran.batch.batch_id, now - self._decided_at, ran.learn))
+            if ran.cap_rows is not None:
+                events.append(CapChanged(ran.batch.key, ran.cap_rows, now + CAP_S))
         self._ran.clear()
 
     def _run(self, batch: Dispatch) -> None:
@@ -210,10 +219,11 @@ class Host:
         began_ns = self._clock.now_ns()
         self._hand.begin(batch.batch_id, list(keys), began_ns)
         run = self._call(batch, members)
-        self._hand.end()
         self._answer(batch, members, run, began_ns)
         self.outbox.flush(self._clock.now())
-        self._ran.append((batch, run))
+        # Not before its answers left: a worker that is killed in between had started them, and that must count.
+        self._hand.end()
+        self._ran.append(_Ran(batch, run.learn, run.cap_rows))
         served = self._served
         served.requests += len(members)
         served.batches += 1

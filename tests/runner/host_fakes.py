@@ -28,6 +28,7 @@ class FakePort:
         self.inbound: list[tuple[bytes, list[Buffer]]] = []
         self.sent: list[tuple[bytes, list[Buffer]]] = []
         self.deaf: set[bytes] = set()
+        self.while_sending: Callable[[], None] = lambda: None
 
     def drain(self) -> Iterator[tuple[bytes, list[Buffer]]]:
         inbound, self.inbound = self.inbound, []
@@ -36,6 +37,7 @@ class FakePort:
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
         if peer in self.deaf:
             return False
+        self.while_sending()
         self.sent.append((peer, list(parts)))
         return True
 

@@ -276,6 +276,16 @@ def test_lost_device_answers_nothing_and_leaves_the_batch_in_hand() -> None:
     assert bench.hand.held == [(ALICE, 1), (ALICE, 2)]
 
 
+def test_batch_stays_in_hand_until_its_answers_left() -> None:
+    bench = Bench()
+    in_hand: list[tuple[bytes, int]] = []
+    bench.port.while_sending = lambda: in_hand.extend(bench.hand.held)
+    bench.send(bench.item(1))
+    bench.settle()
+    assert in_hand == [(ALICE, 1)]
+    assert bench.hand.held == []
+
+
 def test_bug_in_the_engine_is_answered_and_the_next_batch_runs() -> None:
     bench = Bench()
     bench.engine.raises = RuntimeError("bug")
