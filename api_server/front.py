@@ -12,17 +12,22 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from paceline.api_server.infer import InferRoute, RequestIds
 from paceline.protocol import limits
 from paceline.protocol.clock import SystemClock
+from paceline.protocol.errors import QueueFull
 
 
 @dataclass(frozen=True, slots=True)
 class HttpBounds:
-    """The bounds of one connection; times in seconds, each kept by a sweep and so up to a second late."""
+    """The bounds of one connection; times in seconds, each kept by a sweep and so up to a second late.
+
+    `bodies_bytes` bounds what all connections together hold of bodies that are still coming in.
+    """
 
     body_bytes: int = limits.BODY_BYTES_MAX
     headers_bytes: int = limits.HEADERS_BYTES_MAX
     headers_count: int = limits.HEADERS_COUNT_MAX
     target_bytes: int = limits.TARGET_BYTES_MAX
     chunks: int = limits.BODY_CHUNKS_MAX
+    bodies_bytes: int = 256 * 1024 * 1024
     pipelined: int = 128
     connections: int = 10_000
     headers_s: float = limits.HEADERS_READ_S
@@ -45,7 +50,20 @@ class Front:
         self.bounds = bounds
         self.now = SystemClock.now()
         self.connections: set[Connection] = set()
+        self._bodies_bytes = 0
         self._status_lines: dict[int, bytes] = {}
+
+    def reserve(self, nbytes: int) -> None:
+        """Room for a body that comes in. Raises QueueFull."""
+        if self._bodies_bytes + nbytes > self.bounds.bodies_bytes:
+            raise QueueFull(
+                f"the server is receiving {self._bodies_bytes} bytes of requests, its limit; retry later",
+                retry_after_s=1.0,
+            )
+        self._bodies_bytes += nbytes
+
+    def release(self, nbytes: int) -> None:
+        self._bodies_bytes -= nbytes
 
     def status_line(self, status: int) -> bytes:
         """Status line and date, made once a second."""

@@ -20,6 +20,7 @@ from paceline.protocol.errors import (
     DeadlineExceeded,
     Draining,
     Internal,
+    InvalidInput,
     ProtocolError,
     QueueFull,
     RequestError,
@@ -27,6 +28,7 @@ from paceline.protocol.errors import (
 )
 from paceline.protocol.ledger import Entry, Ledger, LedgerLimits
 from paceline.protocol.messages import (
+    CANCELLED,
     Answers,
     Cancel,
     Failure,
@@ -160,12 +162,15 @@ class Gateway:
     ) -> int:
         """Accept a call; `waiter` gets its answer within `budget_s`. Returns the counter for `cancel`.
 
-        Raises Draining, QueueFull, NoWorker.
+        Raises Draining, QueueFull, NoWorker, InvalidInput (arguments too large to travel).
         """
         if self.draining:
             raise Draining("the server is draining; send the request to another one", retry_after_s=1.0)
         self._counter = counter = self._counter + 1
-        packed, frames = pack_call(args, kwargs)
+        try:
+            packed, frames = pack_call(args, kwargs)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from error
         now_ns = self._now_ns()
         deadline_ns = now_ns + int(budget_s * 1e9)
         item = InferItem(
@@ -420,7 +425,7 @@ def _payload(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> int:
 
 
 def _error_of(failure: Failure) -> RequestError:
-    if failure.code == "cancelled":
+    if failure.code == CANCELLED:
         return Internal("the worker dropped a request that is still waited for")
     return error_from_code(failure.code, failure.message, failure.retry_after_s)
 

@@ -81,6 +81,7 @@ class InferCycle:
         "length",
         "response_complete",
         "target",
+        "upgrade_body",
     )
     message_event = _NoEvent()
 
@@ -95,7 +96,7 @@ class InferCycle:
         self.expects_continue = False
         self.body: bytes | bytearray = b""
         self.chunks = 0
-        self.active = self.complete = self.response_complete = self.disconnected = False
+        self.active = self.complete = self.response_complete = self.disconnected = self.upgrade_body = False
         self.exchange: Exchange | None = None
 
     def send(self, answer: Answer) -> None:
@@ -127,6 +128,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._running: InferCycle | None = None
         self._refusal: Answer | None = None
         self._held = False
+        self._unwritten = self._reserved = 0
 
     # The transport's calls
 
@@ -139,6 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.connections.discard(self)
         running, self._running = self._running, None
+        self._release()
         super().connection_lost(exc)
         self.pipeline.clear()
         if running is not None and running.exchange is not None:
@@ -152,8 +155,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = len(data) if before is not _HEAD else self._head_bytes + len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # Answered as if no upgrade had been asked for; the connection ends after it.
+        except httptools.HttpParserUpgrade as upgrade:
+            # Answered as if no upgrade had been asked for; the connection ends after it.
+            self._body_of_upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError as error:
             self._refuse(self._cause(error))
             return
@@ -182,7 +187,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The sweep's call: refuse or close what waits longer than its bound."""
         bounds, waited_s = self._bounds, now - self._since
         phase = self._phase
-        if self.flow.write_paused and now - self._stalled_since > bounds.write_stall_s:
+        if self.flow.write_paused and self._write_stalled(now):
             self.transport.abort()
         elif phase is Phase.LINGER:
             if waited_s > bounds.linger_s:
@@ -197,6 +202,12 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse(HttpRefusal(408, "request_timeout", f"no more of the body in {bounds.body_idle_s:g} s"))
         elif phase is _IDLE and self._all_answered() and waited_s > bounds.keep_alive_s:
             self.transport.close()
+
+    def _write_stalled(self, now: float) -> bool:
+        unwritten = self.transport.get_write_buffer_size()
+        if unwritten != self._unwritten:
+            self._unwritten, self._stalled_since = unwritten, now
+        return now - self._stalled_since > self._bounds.write_stall_s
 
     # The parser's calls
 
@@ -247,6 +258,8 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(body)
             return
         held = cycle.body
+        if cycle.length < 0:
+            self._reserve(len(body))
         if not held:
             cycle.body = body
         else:
@@ -262,13 +275,18 @@ class HttpProtocol(HttpToolsProtocol):
             raise TooLarge(f"the body has more than {self._bounds.chunks} chunks; send it with Content-Length")
 
     def on_message_complete(self) -> None:
-        self._phase = _IDLE
-        self._since = self._front.now
         cycle = self.cycle
+        self._since = self._front.now
         if type(cycle) is not InferCycle:
+            self._phase = _IDLE
             super().on_message_complete()
             return
+        if cycle.upgrade_body:
+            return
+        self._phase = _IDLE
         cycle.complete = True
+        if self._reserved:
+            self._release()
         if cycle.active:
             self._begin(cycle)
 
@@ -287,8 +305,14 @@ class HttpProtocol(HttpToolsProtocol):
     # The infer route
 
     def _infer_headers(self, target: Target, fields: dict[bytes, bytes], length: int, version: str) -> None:
-        keep_alive = version == "1.1" and self.parser.should_keep_alive() and not self.parser.should_upgrade()
+        if length > DIRECT_BODY_BYTES:
+            self._reserve(length)
+        upgrade = self.parser.should_upgrade()
+        if upgrade and length < 0:
+            raise _bad_request("a chunked request cannot ask for an upgrade")
+        keep_alive = version == "1.1" and not upgrade and self.parser.should_keep_alive()
         cycle = InferCycle(self, target, fields, length, keep_alive)
+        cycle.upgrade_body = upgrade and length > 0
         cycle.expects_continue = b"expect" in fields and fields[b"expect"].lower() == b"100-continue"
         first = self._all_answered()
         self.cycle = cycle
@@ -297,6 +321,14 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self.flow.pause_reading()
         self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]  # a lean cycle stands in for uvicorn's
+
+    def _reserve(self, nbytes: int) -> None:
+        self._front.reserve(nbytes)
+        self._reserved += nbytes
+
+    def _release(self) -> None:
+        self._front.release(self._reserved)
+        self._reserved = 0
 
     def _activate(self, cycle: InferCycle) -> None:
         """The answers before this one are out."""
@@ -364,6 +396,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _all_answered(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)
+
+    def _body_of_upgrade(self, rest: bytes) -> None:
+        """The parser ends a message that asks for an upgrade at its head; its body is `rest` and what follows."""
+        cycle = self.cycle
+        if type(cycle) is not InferCycle or not cycle.upgrade_body:
+            return
+        cycle.upgrade_body = False
+        if len(rest) >= cycle.length:
+            self.body_complete(bytearray(rest[: cycle.length]))
+        else:
+            self.transport.set_protocol(BodyReader(self, rest, cycle.length))
 
     def _read_directly(self) -> None:
         cycle = self.cycle
@@ -444,6 +487,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _forget_incomplete(self) -> bool:
         """Drop the cycle whose body is refused; True if no earlier answer is still to come."""
+        self._release()
         cycle = self.cycle
         if cycle is None:
             return True

@@ -26,19 +26,17 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
     methods = model.methods
     first = methods.get("__call__") or next(iter(methods.values()))
     described = _method(first)
+    tensors = {"inputs": described["inputs"], "outputs": described["outputs"]}
     parameters: dict[str, Any] = {
-        "unspecified": described.pop("unspecified"),
+        "unspecified": described["unspecified"],
         "method": first.name,
         "methods": {name: _method(method) for name, method in methods.items()},
         "aliases": list(spec.aliases),
         "digest": spec.digest,
         "max_batch_size": spec.max_batch_size,
     }
-    return (
-        {"name": spec.name, "versions": [spec.version], "platform": spec.framework}
-        | described
-        | {"parameters": parameters}
-    )
+    named = {"name": spec.name, "versions": [spec.version], "platform": spec.framework}
+    return named | tensors | {"parameters": parameters}
 
 
 def _method(method: MethodSpec) -> dict[str, Any]:

@@ -16,11 +16,13 @@ import orjson
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput, InvalidParameter
+from paceline.protocol.limits import INLINE_BYTES_MAX
 from paceline.protocol.tensor import Strings, Tensor, from_numpy
 
 # JSON has no form for these: their bytes travel in the binary extension only.
 BINARY_ONLY = frozenset((dtypes.F16, dtypes.BF16, dtypes.C64))
 _FLOATS = frozenset((dtypes.F32, dtypes.F64))
+_FLOAT_MAX = {dtypes.F32: float(np.finfo(np.float32).max), dtypes.F64: float(np.finfo(np.float64).max)}
 _NUMBERS = {int, float}
 
 
@@ -34,6 +36,12 @@ def parse_json(text: bytes | bytearray) -> Any:
         if b"NaN" in raw or b"Infinity" in raw:
             hint = "; JSON has no NaN and no Infinity, send such tensors in binary form (binary_data_size)"
         raise InvalidInput(f"request is not JSON: {error.msg} at byte {error.pos}{hint}") from error
+
+
+def shown(value: object) -> str:
+    """`value` as an error text may quote it: a client's own text, but never much of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def tensor_from_json(name: str, dtype: DType | None, shape: tuple[int, ...], data: object) -> Tensor | Strings:
@@ -81,15 +89,16 @@ _ASK_BINARY = 'ask for it with "parameters": {"binary_data_output": true}'
 
 
 def _floats(name: str, dtype: DType, shape: tuple[int, ...], flat: list[Any]) -> Tensor:
-    with np.errstate(over="ignore"):
-        array = np.array(flat, dtype.numpy)
-    if not np.isfinite(array).all():
-        worst = flat[int(np.argmin(np.isfinite(array)))]
+    bound = _FLOAT_MAX[dtype]
+    if flat and not (-bound <= min(flat) and max(flat) <= bound):
+        worst = min(flat) if not -bound <= min(flat) else max(flat)
         raise InvalidInput(f"input {name!r} has {worst}, out of the range of {dtype.oip}")
-    return _pack(array, dtype, shape)
+    return _pack(np.array(flat, dtype.numpy), dtype, shape)
 
 
 def _pack(array: np.ndarray[Any, Any], dtype: DType, shape: tuple[int, ...]) -> Tensor:
+    if array.nbytes <= INLINE_BYTES_MAX:
+        return Tensor(dtype, shape, array.tobytes())
     return Tensor(dtype, shape, from_numpy(array).data)
 
 

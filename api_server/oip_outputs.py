@@ -6,6 +6,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from paceline.api_server.oip_json import shown
+from paceline.api_server.oip_tensors import NAME_CHARS_MAX
 from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
 from paceline.protocol.signature import MethodSpec
 
@@ -67,28 +69,30 @@ class OutputForms:
 
 def unknown_output(name: str, known: list[str]) -> InvalidParameter:
     hint = did_you_mean(name, known)
-    return InvalidParameter(f"output {name[:128]!r} is unknown.{hint} Expected one of {', '.join(known)}.")
+    return InvalidParameter(f"output {name!r} is unknown.{hint} Expected one of {', '.join(known)}.")
 
 
 def _wanted(item: object, default: bool) -> tuple[str, bool]:
-    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+    if not isinstance(item, dict):
+        item = {}
+    name = item.get("name")
+    if not isinstance(name, str) or len(name) > NAME_CHARS_MAX:
         raise InvalidInput('an item of outputs is not an object with a name; expected {"name": ...}')
-    name: str = item["name"]
     parameters = item.get("parameters")
     if parameters is None:
         return name, default
     if not isinstance(parameters, dict):
-        raise InvalidInput(f"parameters of output {name[:128]!r} is not a JSON object")
+        raise InvalidInput(f"parameters of output {name!r} is not a JSON object")
     for refused in ("classification", "shared_memory_region"):
         if parameters.get(refused):
-            raise InvalidParameter(f"output {name[:128]!r} asks for {refused}, which this server does not offer")
-    return name, _flag(parameters.get("binary_data", default), f"binary_data of output {name[:128]!r}")
+            raise InvalidParameter(f"output {name!r} asks for {refused}, which this server does not offer")
+    return name, _flag(parameters.get("binary_data", default), f"binary_data of output {name!r}")
 
 
 def _flag(value: object, what: str) -> bool:
     if isinstance(value, bool):
         return value
-    raise InvalidParameter(f"{what} is {value!r}, expected true or false")
+    raise InvalidParameter(f"{what} is {shown(value)}, expected true or false")
 
 
 def _twice(wanted: list[tuple[str, bool]]) -> str:

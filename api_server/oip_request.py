@@ -7,13 +7,14 @@ and again (same shapes, no id) hit a cache by its bytes, and only the tensors ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 from paceline.api_server.catalog import ServedModel
-from paceline.api_server.oip_json import parse_json
+from paceline.api_server.oip_json import parse_json, shown
 from paceline.api_server.oip_outputs import OutputForm, OutputForms
-from paceline.api_server.oip_tensors import InputReader, PlannedInput, read_tensors
+from paceline.api_server.oip_tensors import NAME_CHARS_MAX, InputReader, PlannedInput, read_tensors
 from paceline.protocol import limits
 from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
 from paceline.protocol.signature import MethodSpec, measure, pick_method
@@ -27,20 +28,27 @@ INPUTS_MAX = 256
 PRIORITY_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """What a JSON head says. `args` and `kwargs` bind inputs (by index) to parameters; `timeout_s` None = default."""
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Which input (by index) goes to which parameter, and the call's batch key and rows."""
 
-    method: MethodSpec
-    inputs: tuple[PlannedInput, ...]
     args: tuple[int, ...]
     kwargs: tuple[tuple[str, int], ...]
     key: bytes
     rows: int
-    timeout_s: float | None
-    priority: int
-    client_id: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """What a JSON head says. `timeout_s` None = the default."""
+
+    method: MethodSpec
+    inputs: tuple[PlannedInput, ...]
+    binding: Binding
     form: OutputForm
+    timeout_s: float | None = None
+    priority: int = 0
+    client_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,8 +67,10 @@ class RequestReader:
     def __init__(self, model: ServedModel, rows_max: int) -> None:
         self._model = model
         self._rows_max = rows_max
-        self._plans: dict[bytes, Plan] = {}
+        self._inputs = {name: InputReader(method) for name, method in model.methods.items()}
         self._forms = OutputForms()
+        self._plans: dict[bytes, Plan] = {}
+        self._bindings: dict[Hashable, Binding] = {}
 
     def read(self, body: bytes | bytearray, head_length: bytes | None) -> Call:
         """The call in `body`; `head_length` is the value of Inference-Header-Content-Length.
@@ -68,23 +78,24 @@ class RequestReader:
         Raises InvalidInput, InvalidParameter, TooLarge.
         """
         if head_length is None:
-            return self._call(self._plan(parse_json(body)), body, len(body))
+            return self._call(self._plan(body), body, len(body))
         size = _head_size(head_length, len(body))
         if size == 0:
             return self._call(self._raw_plan(len(body)), body, 0)
         head = bytes(body[:size])
         plan = self._plans.get(head)
         if plan is None:
-            plan = self._plan(parse_json(head))
+            plan = self._plan(head)
             self._keep(head, plan)
         return self._call(plan, body, size)
 
     def _call(self, plan: Plan, body: bytes | bytearray, at: int) -> Call:
         tensors = read_tensors(plan.inputs, body, at)
-        if not plan.kwargs and len(plan.args) == len(tensors) == 1:
+        binding = plan.binding
+        if not binding.kwargs and len(binding.args) == len(tensors) == 1:
             return Call(plan, (tensors[0],), {}, len(body))
-        args = tuple([tensors[index] for index in plan.args])
-        return Call(plan, args, {name: tensors[index] for name, index in plan.kwargs}, len(body))
+        args = tuple([tensors[index] for index in binding.args])
+        return Call(plan, args, {name: tensors[index] for name, index in binding.kwargs}, len(body))
 
     def _keep(self, head: bytes, plan: Plan) -> None:
         fixed = all(spec.value is None for spec in plan.inputs)
@@ -93,38 +104,48 @@ class RequestReader:
                 del self._plans[next(iter(self._plans))]
             self._plans[head] = plan
 
-    def _plan(self, request: object) -> Plan:
+    def _plan(self, head: bytes | bytearray) -> Plan:
+        request = parse_json(head)
         if not isinstance(request, dict):
             raise InvalidInput('request is not a JSON object; expected {"inputs": [...]}')
-        _check_depth(request)
-        client_id = request.get("id")
-        if client_id is not None and (not isinstance(client_id, str) or len(client_id) > limits.REQUEST_ID_CHARS_MAX):
-            raise InvalidParameter(f"id must be a string of at most {limits.REQUEST_ID_CHARS_MAX} characters")
+        if head.count(b"[") + head.count(b"{") > limits.JSON_DEPTH_MAX:
+            _check_depth(request)
         parameters = _mapping(request, "parameters", "request")
         method = self._method(parameters)
-        reader = InputReader(method)
-        inputs = tuple(reader.plan(item) for item in _inputs(request, method))
-        form = self._forms.read(method, request.get("outputs"), parameters)
-        plan = _bound(method, inputs, self._rows_max)
-        return replace(
-            plan,
-            timeout_s=_timeout_s(parameters.get("timeout")),
-            priority=_priority(parameters.get("priority")),
-            client_id=client_id,
-            form=form,
+        plan_input = self._inputs[method.name].plan
+        inputs = tuple([plan_input(item) for item in _inputs(request, method)])
+        return Plan(
+            method,
+            inputs,
+            self._bind(method, inputs),
+            self._forms.read(method, request.get("outputs"), parameters),
+            _timeout_s(parameters.get("timeout")),
+            _priority(parameters.get("priority")),
+            _client_id(request.get("id")),
         )
 
     def _method(self, parameters: dict[str, Any]) -> MethodSpec:
         name = parameters.get("method")
-        if name is not None and not isinstance(name, str):
-            raise InvalidParameter(f"parameters.method is {name!r}, expected a string")
+        if name is not None and (not isinstance(name, str) or len(name) > NAME_CHARS_MAX):
+            raise InvalidParameter(f"parameters.method is {shown(name)}, expected a string")
         return pick_method(self._model.methods, name)
 
     def _raw_plan(self, size: int) -> Plan:
         """Header value 0: the whole body is the one input's bytes, and all outputs are binary."""
         method = self._method({})
-        planned = InputReader(method).plan_raw(size)
-        return replace(_bound(method, (planned,), self._rows_max), form=self._forms.binary)
+        inputs = (self._inputs[method.name].plan_raw(size),)
+        return Plan(method, inputs, self._bind(method, inputs), self._forms.binary)
+
+    def _bind(self, method: MethodSpec, inputs: tuple[PlannedInput, ...]) -> Binding:
+        """What names, dtypes and shapes decide, remembered for the latest combinations."""
+        seen = (method.name, *[(spec.name, spec.dtype, spec.shape) for spec in inputs])
+        binding = self._bindings.get(seen)
+        if binding is None:
+            binding = _bind(method, inputs, self._rows_max)
+            if len(self._bindings) >= PLANS_MAX:
+                del self._bindings[next(iter(self._bindings))]
+            self._bindings[seen] = binding
+        return binding
 
 
 def _head_size(value: bytes, body_size: int) -> int:
@@ -170,19 +191,19 @@ def _inputs(request: dict[str, Any], method: MethodSpec) -> list[Any]:
     return inputs
 
 
-def _bound(method: MethodSpec, inputs: tuple[PlannedInput, ...], rows_max: int) -> Plan:
-    """The plan of these inputs: each bound to a parameter, measured by placeholders without bytes."""
-    args, kwargs = _bind(method, [spec.name for spec in inputs])
+def _bind(method: MethodSpec, inputs: tuple[PlannedInput, ...], rows_max: int) -> Binding:
+    """Each input bound to a parameter; key and rows measured by placeholders without bytes."""
+    args, kwargs = _places(method, [spec.name for spec in inputs])
     shells = [Strings(i.shape, ()) if i.dtype is None else Tensor(i.dtype, i.shape, b"") for i in inputs]
     key, rows = measure(
         method, tuple([shells[index] for index in args]), {name: shells[index] for name, index in kwargs}, rows_max
     )
     if len(key) > limits.KEY_BYTES_MAX:
         raise InvalidInput(f"the inputs' names and shapes take {len(key)} bytes, over {limits.KEY_BYTES_MAX}")
-    return Plan(method, inputs, args, kwargs, key, rows, None, 0, None, OutputForm())
+    return Binding(args, kwargs, key, rows)
 
 
-def _bind(method: MethodSpec, names: list[str]) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:
+def _places(method: MethodSpec, names: list[str]) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:
     """Positional in parameter order as far as it is gapless, then by name; names unknown to an open method are
     positional in the order of the request."""
     given = {name: index for index, name in enumerate(names)}
@@ -219,11 +240,17 @@ def _positions(
     return tuple(args), tuple((name, given[name]) for name in by_name if name in given)
 
 
+def _client_id(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and len(value) <= limits.REQUEST_ID_CHARS_MAX):
+        return value
+    raise InvalidParameter(f"id must be a string of at most {limits.REQUEST_ID_CHARS_MAX} characters")
+
+
 def _timeout_s(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InvalidParameter(f"parameters.timeout is {value!r}, expected microseconds > 0")
+        raise InvalidParameter(f"parameters.timeout is {shown(value)}, expected microseconds > 0")
     return value / 1e6
 
 
@@ -231,5 +258,5 @@ def _priority(value: object) -> int:
     if value is None:
         return 0
     if type(value) is not int or abs(value) > PRIORITY_MAX:
-        raise InvalidParameter(f"parameters.priority is {value!r}, expected an integer (lower = more urgent)")
+        raise InvalidParameter(f"parameters.priority is {shown(value)}, expected an integer (lower = more urgent)")
     return value

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paceline.api_server.oip_json import tensor_from_json
+import numpy as np
+
+from paceline.api_server.oip_json import shown, tensor_from_json
 from paceline.protocol import dtypes, limits
 from paceline.protocol.dtypes import DType
-from paceline.protocol.errors import InvalidInput, InvalidParameter, TooLarge
+from paceline.protocol.errors import InvalidInput, InvalidParameter
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.tensor import Buffer, Strings, Tensor
 
 BYTES = "BYTES"
-# Byte strings travel inside a message's head: they share its limit with the rest of the head.
-STRINGS_BYTES_MAX = limits.HEAD_BYTES_MAX // 2
-_DIM_MAX = 2**63 - 1
+NAME_CHARS_MAX = 256
 _LENGTH = struct.Struct("<I")
 
 
@@ -44,12 +44,12 @@ class InputReader:
         self._specs = {spec.name: spec for spec in method.inputs}
 
     def plan(self, item: object) -> PlannedInput:
-        """The input that `item` of `inputs` describes. Raises InvalidInput, InvalidParameter, TooLarge."""
+        """The input that `item` of `inputs` describes. Raises InvalidInput, InvalidParameter."""
         if not isinstance(item, dict):
             raise InvalidInput('an item of inputs is not a JSON object; expected {"name", "shape", "datatype"}')
         name = item.get("name")
-        if not isinstance(name, str) or not 0 < len(name) <= 256:
-            raise InvalidInput("an input has no name; expected a string of at most 256 characters")
+        if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
+            raise InvalidInput(f"an input has no name; expected a string of at most {NAME_CHARS_MAX} characters")
         spec = self._specs.get(name)
         dtype = _dtype(name, item, spec)
         shape = _shape(name, item.get("shape"))
@@ -61,9 +61,7 @@ class InputReader:
             return _from_json(name, dtype, shape, item)
         if "data" in item:
             raise InvalidInput(f"input {name!r} has data and binary_data_size; expected one of them")
-        if dtype is None:
-            _check_strings(name, size)
-        else:
+        if dtype is not None:
             _check_bytes(name, dtype, shape, size)
         return PlannedInput(name, dtype, shape, size)
 
@@ -113,7 +111,10 @@ def read_tensors(inputs: Sequence[PlannedInput], body: bytes | bytearray, at: in
         if spec.dtype is None:
             tensors.append(Strings(spec.shape, _split_strings(spec, memoryview(body)[at:end])))
         else:
-            tensors.append(Tensor(spec.dtype, spec.shape, _cut(body, at, end)))
+            data = _cut(body, at, end)
+            if spec.dtype is dtypes.BOOL:
+                _check_bools(spec.name, data)
+            tensors.append(Tensor(spec.dtype, spec.shape, data))
         at = end
     if at != total:
         raise InvalidInput(f"body has {total - at} bytes behind the last input's binary data")
@@ -124,6 +125,11 @@ def _cut(body: bytes | bytearray, at: int, end: int) -> Buffer:
     if end - at <= limits.INLINE_BYTES_MAX:
         return bytes(body[at:end])
     return memoryview(body)[at:end]
+
+
+def _check_bools(name: str, data: Buffer) -> None:
+    if len(data) and int(np.frombuffer(data, np.uint8).max()) > 1:
+        raise InvalidInput(f"input {name!r} has datatype BOOL and a byte that is neither 0 nor 1")
 
 
 def _split_strings(spec: PlannedInput, data: memoryview) -> tuple[bytes, ...]:
@@ -148,10 +154,7 @@ def _split_strings(spec: PlannedInput, data: memoryview) -> tuple[bytes, ...]:
 def _from_json(name: str, dtype: DType | None, shape: tuple[int, ...], item: dict[str, Any]) -> PlannedInput:
     if "data" not in item:
         raise InvalidInput(f"input {name!r} has neither data nor parameters.binary_data_size")
-    value = tensor_from_json(name, dtype, shape, item["data"])
-    if isinstance(value, Strings):
-        _check_strings(name, sum(map(len, value.items)) + 5 * len(value.items))
-    return PlannedInput(name, dtype, shape, 0, value)
+    return PlannedInput(name, dtype, shape, 0, tensor_from_json(name, dtype, shape, item["data"]))
 
 
 def _dtype(name: str, item: dict[str, Any], spec: InputSpec | None) -> DType | None:
@@ -163,7 +166,7 @@ def _dtype(name: str, item: dict[str, Any], spec: InputSpec | None) -> DType | N
     dtype = dtypes.BY_OIP.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
         known = ", ".join((*dtypes.BY_OIP, BYTES))
-        given = repr(datatype[:32]) if isinstance(datatype, str) else "missing or not a string"
+        given = "missing" if datatype is None else shown(datatype)
         raise InvalidInput(f"input {name!r}: datatype is {given}, expected one of {known}")
     return dtype
 
@@ -175,9 +178,10 @@ def _shape(name: str, shape: object) -> tuple[int, ...]:
         )
     for dim in shape:
         if type(dim) is not int or dim < 0:
-            raise InvalidInput(f"input {name!r} has the dim {dim!r} in its shape, expected integers >= 0")
-    if math.prod(dim for dim in shape if dim) > _DIM_MAX // 8:
-        raise InvalidInput(f"input {name!r} has the shape {shape}: more elements than can be addressed")
+            raise InvalidInput(f"input {name!r} has the dim {shown(dim)} in its shape, expected integers >= 0")
+    # Other shapes are bounded by the bytes that must fill them; with a 0 among the dims strides are still made of it.
+    if 0 in shape and math.prod([dim for dim in shape if dim]) > limits.FRAME_BYTES_MAX:
+        raise InvalidInput(f"input {name!r} is empty and has dims over {limits.FRAME_BYTES_MAX} in its shape {shape}")
     return tuple(shape)
 
 
@@ -206,7 +210,7 @@ def _binary_size(name: str, parameters: object) -> int | None:
     size = parameters.get("binary_data_size")
     if size is None or (type(size) is int and size >= 0):
         return size
-    raise InvalidInput(f"input {name!r} has the binary_data_size {size!r}, expected an integer >= 0")
+    raise InvalidInput(f"input {name!r} has the binary_data_size {shown(size)}, expected an integer >= 0")
 
 
 def _check_bytes(name: str, dtype: DType, shape: tuple[int, ...], size: int) -> None:
@@ -215,8 +219,3 @@ def _check_bytes(name: str, dtype: DType, shape: tuple[int, ...], size: int) -> 
         raise InvalidInput(
             f"input {name!r}: {dtype.oip} {list(shape)} needs {needed} bytes, binary_data_size is {size}"
         )
-
-
-def _check_strings(name: str, size: int) -> None:
-    if size > STRINGS_BYTES_MAX:
-        raise TooLarge(f"input {name!r} has {size} bytes of strings, over the limit of {STRINGS_BYTES_MAX}")

@@ -131,9 +131,8 @@ class ApiServer:
         sockets = [socket.socket(fileno=fd) for fd in spec.socket_fds]
         connect = connector(self._channels, spec.incarnation, loop)
         self._http = HttpServer(spec.serve, spec.incarnation, connect, sockets)
-        # A signal handler only sets the flag that the loop waits for; SIGINT is the supervisor's to decide.
+        # Only sets what the loop waits for. SIGINT is ignored: what it means is the supervisor's to decide.
         loop.add_signal_handler(signal.SIGTERM, self._drain, spec.serve.http.drain_grace_s)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._control = AsyncSocket(
             self._channels.connect(spec.control_address, spec.incarnation), loop, self._control_message
         )
@@ -178,6 +177,7 @@ class ApiServer:
 
 def main() -> int:
     """The process main."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     spec = adopt(sys.argv)
     logging.basicConfig(level=logging.INFO, format=f"api_server[{spec.index}] %(levelname)s %(name)s: %(message)s")
     # Its lines are about single connections, and their clients' faults.
