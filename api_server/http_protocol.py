@@ -21,7 +21,9 @@ from uvicorn.server import ServerState
 from paceline.api_server.answer import Answer, HttpRefusal, error_answer, refusal_answer
 from paceline.api_server.body_reader import BodyReader
 from paceline.api_server.front import Front
-from paceline.api_server.infer import Exchange, Target
+from paceline.api_server.http_head import bad_request, body_too_large, bound_head, framing, headers_too_large
+from paceline.api_server.infer import Target
+from paceline.api_server.infer_cycle import InferCycle
 from paceline.protocol.errors import RequestError, TooLarge
 
 logger = logging.getLogger(__name__)
@@ -31,16 +33,6 @@ DIRECT_BODY_BYTES = 64 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REQUEST_ID = b"x-request-id: "
 _KEEP, _CLOSE = b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"
-# Given twice they could be read in two ways, by us and by a proxy before us.
-_SINGLE = (
-    b"host",
-    b"content-length",
-    b"transfer-encoding",
-    b"content-encoding",
-    b"inference-header-content-length",
-    b"x-request-id",
-    b"x-request-timeout-ms",
-)
 
 
 class Phase(IntEnum):
@@ -56,51 +48,6 @@ class Phase(IntEnum):
 
 
 _IDLE, _HEAD, _BODY = Phase.IDLE, Phase.HEAD, Phase.BODY
-
-
-class _NoEvent:
-    """What uvicorn's protocol sets on a cycle at the connection's end; a lean cycle has nobody waiting for it."""
-
-    def set(self) -> None: ...
-
-
-class InferCycle:
-    """One infer request on its connection; stands where uvicorn has a RequestResponseCycle."""
-
-    __slots__ = (
-        "_protocol",
-        "active",
-        "body",
-        "chunks",
-        "complete",
-        "disconnected",
-        "exchange",
-        "expects_continue",
-        "headers",
-        "keep_alive",
-        "length",
-        "response_complete",
-        "target",
-        "upgrade_body",
-    )
-    message_event = _NoEvent()
-
-    def __init__(
-        self, protocol: HttpProtocol, target: Target, headers: dict[bytes, bytes], length: int, keep_alive: bool
-    ) -> None:
-        self._protocol = protocol
-        self.target = target
-        self.headers = headers
-        self.length = length
-        self.keep_alive = keep_alive
-        self.expects_continue = False
-        self.body: bytes | bytearray = b""
-        self.chunks = 0
-        self.active = self.complete = self.response_complete = self.disconnected = self.upgrade_body = False
-        self.exchange: Exchange | None = None
-
-    def send(self, answer: Answer) -> None:
-        self._protocol.send_answer(self, answer)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -235,13 +182,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         headers = self.headers
-        if self._head_bytes > self._bounds.headers_bytes or len(headers) > self._bounds.headers_count:
-            self._bound_head(headers)
         fields = dict(headers)
-        if len(fields) != len(headers):
-            _refuse_doubles(headers, fields)
         version: str = self.parser.get_http_version()
-        length = self._framing(fields, version)
+        self._chunks = 0
+        count = len(headers)
+        if self._head_bytes > self._bounds.headers_bytes or count > self._bounds.headers_count or len(fields) != count:
+            bound_head(headers, self._bounds)
+        length = framing(fields, version, self._bounds)
         if len(self.pipeline) >= self._bounds.pipelined:
             raise HttpRefusal(400, "too_many_pipelined", f"more than {self._bounds.pipelined} requests wait here")
         target = self._front.route.target(self.url) if self.parser.get_method() == b"POST" else None
@@ -267,7 +214,7 @@ class HttpProtocol(HttpToolsProtocol):
                 held = cycle.body = bytearray(held)
             held += body
         if cycle.length < 0 and len(cycle.body) > self._bounds.body_bytes:
-            raise _body_too_large(self._bounds.body_bytes)
+            raise body_too_large(self._bounds.body_bytes)
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -309,7 +256,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._reserve(length)
         upgrade = self.parser.should_upgrade()
         if upgrade and length < 0:
-            raise _bad_request("a chunked request cannot ask for an upgrade")
+            raise bad_request("a chunked request cannot ask for an upgrade")
         keep_alive = version == "1.1" and not upgrade and self.parser.should_keep_alive()
         cycle = InferCycle(self, target, fields, length, keep_alive)
         cycle.upgrade_body = upgrade and length > 0
@@ -354,6 +301,8 @@ class HttpProtocol(HttpToolsProtocol):
         if cycle.response_complete or self.transport.is_closing():
             return
         cycle.response_complete = True
+        # The connection keeps its latest cycle, perhaps for long: not the tensors with it.
+        cycle.exchange, cycle.body = None, b""
         keep = cycle.keep_alive and not answer.close
         self._write(answer, keep)
         if keep:
@@ -427,32 +376,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     # Refusals
 
-    def _framing(self, fields: dict[bytes, bytes], version: str) -> int:
-        """The body's length, -1 if chunked. Raises HttpRefusal on anything that could be read in two ways."""
-        if version == "1.1":
-            if b"host" not in fields:
-                raise _bad_request("an HTTP/1.1 request needs exactly one Host header, none was given")
-        elif version != "1.0":
-            raise _bad_request(f"HTTP version {version} is not spoken here, expected 1.1")
-        self._chunks = 0
-        encoding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
-        if encoding is not None:
-            if length is not None or version != "1.1" or encoding.lower() != b"chunked":
-                raise _bad_request("Transfer-Encoding must be chunked, on HTTP/1.1 and without Content-Length")
-            return -1
-        if length is None:
-            return 0
-        size = int(length)
-        if size > self._bounds.body_bytes:
-            raise _body_too_large(self._bounds.body_bytes, size)
-        return size
-
-    def _bound_head(self, headers: list[tuple[bytes, bytes]]) -> None:
-        if len(headers) > self._bounds.headers_count:
-            raise HttpRefusal(431, "headers_too_large", f"more than {self._bounds.headers_count} headers")
-        if sum([len(name) + len(value) + 4 for name, value in headers]) > self._bounds.headers_bytes:
-            raise _headers_too_large(self._bounds.headers_bytes)
-
     def _bound_open_head(self, before: Phase, begun: int, received: int) -> None:
         """A head that is not complete yet: bound its bytes so far. The chunk that it began in counts only if nothing
         else was in it."""
@@ -460,7 +383,7 @@ class HttpProtocol(HttpToolsProtocol):
             alone = begun == 1 and before in (_IDLE, Phase.SILENT)
             self._head_bytes, self._head_slack = received, 0 if alone else received
         if self._head_bytes - self._head_slack > self._bounds.headers_bytes + self._bounds.target_bytes:
-            self._refuse(_headers_too_large(self._bounds.headers_bytes))
+            self._refuse(headers_too_large(self._bounds.headers_bytes))
 
     def _cause(self, error: httptools.HttpParserError) -> HttpRefusal | RequestError:
         cause = error.__context__
@@ -469,7 +392,7 @@ class HttpProtocol(HttpToolsProtocol):
         if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError):
             logger.error("request could not be read", exc_info=cause)
             return HttpRefusal(500, "internal", "the server failed on this request")
-        return _bad_request(f"the request is not well-formed HTTP/1.1: {error}")
+        return bad_request(f"the request is not well-formed HTTP/1.1: {error}")
 
     def _refuse(self, error: HttpRefusal | RequestError) -> None:
         """Answer `error` after all earlier answers, then end the connection: what follows cannot be trusted."""
@@ -526,23 +449,3 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
         else:
             self.transport.close()
-
-
-def _refuse_doubles(headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]) -> None:
-    names = [name for name, _ in headers]
-    for name in _SINGLE:
-        if name in fields and names.count(name) > 1:
-            raise _bad_request(f"header {name.decode()} is given {names.count(name)} times, expected once")
-
-
-def _bad_request(message: str) -> HttpRefusal:
-    return HttpRefusal(400, "bad_request", message)
-
-
-def _headers_too_large(limit: int) -> HttpRefusal:
-    return HttpRefusal(431, "headers_too_large", f"the request's headers are over {limit} bytes")
-
-
-def _body_too_large(limit: int, size: int | None = None) -> TooLarge:
-    given = f"of {size} bytes " if size is not None else ""
-    return TooLarge(f"the body {given}is over the limit of {limit} bytes")

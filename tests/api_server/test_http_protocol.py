@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -204,6 +205,20 @@ def test_a_large_body_is_read_straight_into_place_and_the_connection_goes_on() -
                 assert first.status == second.status == 200
                 assert first.body.endswith(data)
             assert world.server.front._bodies_bytes == 0
+
+    run(scenario())
+
+
+def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
+    async def scenario() -> None:
+        body, head_length = binary_body([1, 100_000], bytes(400_000))
+        async with running() as world:
+            wire = await world.connect()
+            wire.send(post(body, head_length=head_length))
+            assert (await wire.reply()).status == 200
+            (connection,) = world.server.front.connections
+            assert isinstance(connection, HttpProtocol)
+            assert (connection.cycle.body, connection.cycle.exchange) == (b"", None)
 
     run(scenario())
 
@@ -442,6 +457,8 @@ def test_a_reply_is_one_segment() -> None:
             wire.send(good())
             await wire.reply()
             assert len(writes) == 1
+            accepted = connection.transport.get_extra_info("socket")
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
     run(scenario())
 
