@@ -67,6 +67,8 @@ class Child:
 
     def has_exited(self) -> bool:
         """Whether it is dead. It stays a zombie until `bury`, so that its number is not given to another process."""
+        if not hasattr(os, "waitid"):
+            return self._process.poll() is not None
         try:
             found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

@@ -24,7 +24,7 @@ from paceline.supervisor.listeners import Listeners
 from paceline.supervisor.obituary import Remains, explain, own_oom_kills, reason_of
 from paceline.supervisor.options import Programs
 from paceline.supervisor.output import Forwarder
-from paceline.supervisor.policy import Death, GiveUp, blame
+from paceline.supervisor.policy import Blame, Death, GiveUp, blame
 from paceline.supervisor.run_dir import RunDir
 from paceline.supervisor.seat import API_SERVER, WORKER, Occupant, Seat
 from paceline.supervisor.topology import Picture
@@ -32,6 +32,7 @@ from paceline.supervisor.watchdog import LOOK_S, Watchdog
 
 logger = logging.getLogger(__name__)
 
+STOPPED_WITH_SERVER = "stopped with the server"
 # A child that said FAILED has this long to exit by itself.
 LEAVE_S = 2.0
 # A hanging child has this long to write its stacks down.
@@ -178,6 +179,13 @@ class Crew:
             seat.dismissed = True
             seat.start_at = None
 
+    def abandon(self) -> None:
+        """Kill and reap whoever is left, without a word: after an orderly shutdown nobody is."""
+        for seat in self.occupied():
+            if seat.occupant is not None:
+                seat.occupant.child.bury()
+                seat.empty(State.STOPPED)
+
     # Private
 
     def _start(self, seat: Seat, now: float) -> None:
@@ -191,7 +199,9 @@ class Crew:
             child = Child.spawn(self._launch(seat, incarnation, slot))
         except OSError as error:
             seat.start_at = None
-            self._succeed(seat, Death(f"cannot be started: {error.strerror or error}", load_error=True), now)
+            seat.last_death = f"cannot be started: {error.strerror or error}"
+            self._emit(ChildDied(seat.kind, seat.name, 0, seat.last_death, seat.last_death))
+            self._succeed(seat, Death(seat.last_death, blame=Blame.OTHERS), now)
             return
         seat.fill(Occupant(child, incarnation, slot, now))
         self._next_look = min(self._next_look, now + LOOK_S)
@@ -262,7 +272,7 @@ class Crew:
         self.picture.lose(LostHost(seat.runner, occupant.incarnation, death.reason, known, started))
         self._publish()
         seat.last_death = death.reason
-        if seat.dismissed and seat.killed_for:
+        if seat.killed_for == STOPPED_WITH_SERVER:
             return
         self._emit(
             ChildDied(seat.kind, seat.name, occupant.child.pid, death.reason, explain(remains), remains.last_lines)

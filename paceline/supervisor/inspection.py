@@ -31,7 +31,6 @@ class InspectReply:
 
     serve: bytes = b""
     error: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 def encode_request(request: InspectRequest) -> bytes:
@@ -50,8 +49,7 @@ def encode_reply(reply: InspectReply) -> bytes:
 
 def decode_reply(data: bytes) -> InspectReply:
     """Raises ProtocolError unless `data` is what `encode_reply` wrote."""
-    plain = _decode(data, InspectReply)
-    return InspectReply(**{**plain, "warnings": tuple(plain["warnings"])})
+    return InspectReply(**_decode(data, InspectReply))
 
 
 def _encode(message: InspectRequest | InspectReply) -> bytes:

@@ -20,10 +20,10 @@ HEALTHY_S = 30.0
 
 
 class Blame(Enum):
-    """CHILD: costs budget and wait. REQUEST: costs the wait. NOBODY: costs nothing."""
+    """CHILD: costs budget and wait. OTHERS (a request, the machine): costs the wait. NOBODY: costs nothing."""
 
     CHILD = auto()
-    REQUEST = auto()
+    OTHERS = auto()
     NOBODY = auto()
 
 
@@ -62,7 +62,7 @@ def blame(was_ready: bool, served: bool, served_before: bool, in_hand: bool, fro
         return Blame.CHILD
     if served or (from_outside and not in_hand):
         return Blame.NOBODY
-    return Blame.REQUEST if in_hand and served_before else Blame.CHILD
+    return Blame.OTHERS if in_hand and served_before else Blame.CHILD
 
 
 class RestartPolicy:

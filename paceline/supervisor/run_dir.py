@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ LOCK, CONTROL = "lock", "control.sock"
 _OURS = ("h-", "s-")
 _NAME_BYTES = 34  # the longest name of a socket in it: "h-" and 32 hex digits
 _TRIES_MAX = 100
+_TAKES_MAX, _TAKE_AGAIN_S = 5, 0.01
 _MADE = b"made\n"
 _LOCK_BYTES_MAX = 64
 
@@ -153,19 +155,29 @@ def _lock(path: Path) -> int | None:
         return None
     except OSError as error:
         raise StartError(f"cannot open the lock of the run directory {path}: {error.strerror or error}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if not _take(fd):
         pid = _pid_in(fd)
         os.close(fd)
         raise StartError(
             f"run directory {path} is in use by the server with pid {pid or 'unknown'}; "
             f"stop that one, or choose another directory (--run-dir)"
-        ) from error
+        )
     if not _is_at(fd, path / LOCK):
         os.close(fd)
         return None
     return fd
+
+
+def _take(fd: int) -> bool:
+    """Whether the lock is ours now. Tried for a moment: `owner_of` elsewhere holds it for some microseconds."""
+    for _ in range(_TAKES_MAX):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_TAKE_AGAIN_S)
+        else:
+            return True
+    return False
 
 
 def _sign(fd: int, made: bool) -> bool:

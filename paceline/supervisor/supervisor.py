@@ -18,7 +18,7 @@ from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State, StatusRequest
 from paceline.protocol.spec import ServeSpec, encode_serve
 from paceline.supervisor.census import census
-from paceline.supervisor.crew import Crew
+from paceline.supervisor.crew import STOPPED_WITH_SERVER, Crew
 from paceline.supervisor.events import Draining, Event, Ready, Starting, Stopped
 from paceline.supervisor.interview import interview
 from paceline.supervisor.listeners import Listeners, open_listeners
@@ -88,9 +88,12 @@ class Supervisor:
         self._draining = False
 
     def run(self) -> Stopped:
-        self._startup()
-        outcome = self._main_loop()
-        return self._shutdown(outcome)
+        try:
+            self._startup()
+            outcome = self._main_loop()
+            return self._shutdown(outcome)
+        finally:
+            self._crew.abandon()
 
     def _startup(self) -> None:
         self._crew.start_due(SystemClock.now())
@@ -142,12 +145,13 @@ class Supervisor:
         """Drain all children of `kind` and wait for their ends; whoever is not READY has nothing to finish."""
         for seat in self._crew.occupied(kind):
             if not self._was_told(seat, grace_s):
-                self._crew.kill(seat, "not ready when the server stopped")
+                self._crew.kill(seat, STOPPED_WITH_SERVER)
         deadline = SystemClock.now() + grace_s + SLACK_S
         while self._crew.occupied(kind) and len(self._stop_signals) < 2 and SystemClock.now() < deadline:
             self._turn(deadline)
+        late = STOPPED_WITH_SERVER if len(self._stop_signals) > 1 else f"it did not finish within {grace_s:g} s"
         for seat in self._crew.occupied(kind):
-            self._crew.kill(seat, f"it did not finish within {grace_s + SLACK_S:.0f} s")
+            self._crew.kill(seat, late)
 
     def _was_told(self, seat: Seat, grace_s: float) -> bool:
         if seat.occupant is None or seat.state not in (State.READY, State.DRAINING):
@@ -156,7 +160,7 @@ class Supervisor:
 
     def _end_all(self) -> None:
         for seat in self._crew.occupied():
-            self._crew.kill(seat, "the server stops")
+            self._crew.kill(seat, STOPPED_WITH_SERVER)
         deadline = SystemClock.now() + REAP_S
         while self._crew.occupied() and SystemClock.now() < deadline:
             self._turn(deadline)

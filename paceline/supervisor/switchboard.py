@@ -48,9 +48,6 @@ class Switchboard:
             self.send(peer, Welcome(self._serve))
         self.send(peer, topology)
 
-    def forget(self, peer: bytes) -> None:
-        self._subscribers.pop(peer, None)
-
     def publish(self, topology: Topology) -> None:
         parts = control.encode(topology)
         for peer in [each for each in self._subscribers if not self.socket.send(each, parts)]:

@@ -11,6 +11,8 @@ from collections import deque
 from paceline.protocol.control import FailedRunner, Host, LostHost, Topology
 
 LOST_MAX = 32
+# Of all deaths together, so that a snapshot stays far below the limit of a message's head.
+STARTED_MAX = 16_384
 
 
 class Picture:
@@ -39,6 +41,8 @@ class Picture:
         """A process died; it counts as a host only if it was one."""
         if self._hosts.pop(lost.incarnation, None) is not None:
             self._lost.append(lost)
+            while len(self._lost) > 1 and sum(len(each.started) for each in self._lost) > STARTED_MAX:
+                self._lost.popleft()
             self.changed = True
 
     def fail(self, runner: str, reason: str) -> None:

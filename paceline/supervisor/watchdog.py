@@ -10,8 +10,8 @@ from paceline.protocol.limits import HANG_S
 from paceline.protocol.slot import SlotView
 
 LOOK_S = 0.25
-# Importing torch from a cold disk or unpacking a large model may hold the GIL for long.
-LOADING_HANG_S = 60.0
+# Linking torch's libraries from a cold disk or unpacking a large model may hold the GIL for minutes.
+LOADING_HANG_S = 300.0
 # The limit of one batch, unless set: 5 s or 20 times the longest seen. A batch under LOOK_S may go unseen, and may:
 # 20 * 0.25 s = 5 s.
 BATCH_HANG_MIN_S = 5.0

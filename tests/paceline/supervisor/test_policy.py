@@ -21,7 +21,7 @@ from paceline.supervisor.policy import (
 CRASH = Death("exit code 7")
 LOAD_ERROR = Death("no such file", load_error=True)
 EXCUSED = Death("killed by SIGKILL", blame=Blame.NOBODY)
-BY_REQUEST = Death("killed by SIGSEGV", blame=Blame.REQUEST)
+BY_REQUEST = Death("killed by SIGSEGV", blame=Blame.OTHERS)
 
 
 class Life:
@@ -115,7 +115,7 @@ def test_deaths_by_requests_cost_waits_but_never_the_budget() -> None:
     [
         (True, True, False, True, False, Blame.NOBODY),
         (True, False, False, False, True, Blame.NOBODY),
-        (True, False, True, True, False, Blame.REQUEST),
+        (True, False, True, True, False, Blame.OTHERS),
         (True, False, False, True, True, Blame.CHILD),
         (True, False, True, False, False, Blame.CHILD),
         (False, False, True, False, True, Blame.CHILD),

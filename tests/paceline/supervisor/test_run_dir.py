@@ -55,6 +55,26 @@ def test_directory_of_the_user_stays(run_dir: Path) -> None:
     assert os.listdir(run_dir) == []
 
 
+def test_look_at_the_owner_does_not_disturb_a_start(run_dir: Path) -> None:
+    RunDir.acquire(run_dir).release()
+    run_dir.mkdir(mode=0o700)
+    (run_dir / "lock").touch()
+    stopped = threading.Event()
+
+    def look() -> None:
+        while not stopped.is_set():
+            owner_of(run_dir)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(50):
+            RunDir.acquire(run_dir).release()
+    finally:
+        stopped.set()
+        looking.join()
+
+
 def test_directory_that_others_can_enter_is_refused(run_dir: Path) -> None:
     run_dir.mkdir(mode=0o755)
     with pytest.raises(StartError, match="mode 0755"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from paceline.protocol.control import Host, LostHost, State
-from paceline.supervisor.topology import LOST_MAX, Picture
+from paceline.protocol.control import Host, LostHost, State, decode, encode
+from paceline.protocol.slot import IDS_MAX
+from paceline.supervisor.topology import LOST_MAX, STARTED_MAX, Picture
 
 
 def host(number: int, state: str = State.READY) -> Host:
@@ -61,6 +62,17 @@ def test_only_the_latest_deaths_are_kept() -> None:
         picture.lose(lost(number))
     kept = picture.take().lost
     assert [each.incarnation[0] for each in kept] == list(range(8, LOST_MAX + 8))
+
+
+def test_snapshot_of_many_great_losses_still_fits_a_message() -> None:
+    picture = Picture()
+    for number in range(LOST_MAX):
+        picture.put(host(number))
+        started = tuple((bytes([number]) * 16, 2**62 + each) for each in range(IDS_MAX))
+        picture.lose(LostHost("net", bytes([number]) * 16, "killed" * 80, True, started))
+    topology = picture.take()
+    assert sum(len(each.started) for each in topology.lost) == STARTED_MAX
+    assert decode(encode(topology)) == topology
 
 
 def test_failed_runner_and_drain_are_shown() -> None:
