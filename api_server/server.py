@@ -22,7 +22,8 @@ import uvloop
 from paceline.api_server.app import App
 from paceline.api_server.catalog import Catalog
 from paceline.api_server.front import Front, HttpBounds
-from paceline.api_server.gateway import Connect, Gateway, connector
+from paceline.api_server.gateway import Gateway
+from paceline.api_server.host_pipe import Connect, connector
 from paceline.api_server.http_protocol import HttpProtocol
 from paceline.api_server.infer import InferRoute, RequestIds
 from paceline.protocol import control
