@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 TIE = 0.97  # sizes whose rows per second are within 3 % count as equal: the larger goes
+CONFIDENCE = 2.0  # standard errors by which a smaller size must be better than chance would make it
 MEMO_MAX = 8192
 INSTANT_S = 1e-12
 
@@ -18,14 +19,22 @@ def pad(rows: int, buckets: Sequence[int]) -> int:
 class Curve:
     """Linear between its points, flat below the first, with the last slope beyond the last.
 
+    `noise` is the relative standard error of a point: the best of many noisy sizes is the luckiest, and a smaller batch
+    that only seems better would never let the larger ones be measured again.
+
     `open_ended` = True: the points are what was measured so far. Then the slope is taken over half the range, because
     the last two sizes alone are mostly noise, and sizes beyond count as no less efficient than the best one measured:
     a step at the end would otherwise keep larger batches from ever being tried.
     """
 
     def __init__(
-        self, points: Iterable[tuple[int, float]], buckets: Sequence[int] = (), open_ended: bool = False
+        self,
+        points: Iterable[tuple[int, float]],
+        buckets: Sequence[int] = (),
+        open_ended: bool = False,
+        noise: float = 0.0,
     ) -> None:
+        self._enough = TIE / (1 + CONFIDENCE * noise)
         self.points = tuple(_raised(points))
         self._sizes = [rows for rows, _ in self.points]
         self._buckets = buckets
@@ -57,7 +66,7 @@ class Curve:
             if len(self._best) >= MEMO_MAX:
                 self._best.clear()
             sizes = {rows_max, *(size for size in (*self._sizes, *self._buckets) if size < rows_max)}
-            enough = TIE * max(self.rate(size) for size in sizes)
+            enough = self._enough * max(self.rate(size) for size in sizes)
             best = self._best[rows_max] = max(size for size in sizes if self.rate(size) >= enough)
         return best
 

@@ -21,6 +21,10 @@ CHANGE_LOW = 0.8
 RATIOS = 200
 RATIOS_STEP = 16  # the safety factor is computed anew after so many durations
 NOTICEABLE = 0.01  # a median that moves less leaves the curve as it is
+LARGE = 0.1  # one that moves more is drawn at once, one between the two with the next of DRAW_STEP durations
+DRAW_STEP = 16  # drawing costs about as much as deciding: not anew for the noise of each batch
+MEDIAN_ERROR = 1.253  # standard error of a median in sigma / sqrt(n), of normal samples
+MAD_SIGMA = 1.483  # sigma in median absolute deviations, of normal samples
 FINE_SIZES = 64  # sizes above are learned in 32 steps per doubling, which bounds the cells
 
 
@@ -104,6 +108,11 @@ class _Cell:
         self.median_s = _median(self.samples)
         self.measured_at = now
 
+    def error(self) -> float:
+        """The relative standard error of the median."""
+        spread_s = _median([abs(seconds - self.median_s) for seconds in self.samples])
+        return MEDIAN_ERROR * MAD_SIGMA * spread_s / (self.median_s * len(self.samples) ** 0.5)
+
 
 class LearnedTable:
     """A table that starts from nothing, or from what other keys of the method have shown."""
@@ -128,6 +137,7 @@ class LearnedTable:
         self._ratios = _Ratios(quantile)
         self._cells: dict[int, _Cell] = {}
         self._warm_ups: dict[int, int] = {}
+        self._undrawn = 0  # durations learned since the curve was drawn
         self._run: list[tuple[int, float, float]] = []  # (size, seconds, ratio), all to one side
         if pool is not None:
             self._borrow(pool)
@@ -167,7 +177,9 @@ class LearnedTable:
         cell.add(seconds, now)
         self.rows_measured = max(self.rows_measured, size)
         redraw |= self._forget_old(now)
-        if redraw or abs(cell.median_s - cell.drawn_s) > NOTICEABLE * cell.drawn_s:
+        self._undrawn += 1
+        noticeable = NOTICEABLE if self._undrawn >= DRAW_STEP else LARGE
+        if redraw or abs(cell.median_s - cell.drawn_s) > noticeable * cell.drawn_s:
             self._draw()
 
     def _borrow(self, pool: "LearnedTable") -> None:
@@ -222,13 +234,15 @@ class LearnedTable:
         return bool(old)
 
     def _draw(self) -> None:
+        self._undrawn = 0
         cells = sorted(self._cells.items())
         for _, cell in cells:
             cell.drawn_s = cell.median_s
         heights = _monotone([(cell.median_s, len(cell.samples)) for _, cell in cells])
         factor = self._ratios.factor
         points = [(size, height * factor) for (size, _), height in zip(cells, heights, strict=True)]
-        self.curve = Curve(points, self._buckets, open_ended=True)
+        noise = _median([cell.error() for _, cell in cells])
+        self.curve = Curve(points, self._buckets, open_ended=True, noise=noise)
 
 
 def _cell_size(rows: int) -> int:

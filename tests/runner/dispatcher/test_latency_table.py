@@ -4,9 +4,10 @@ from random import Random
 
 import pytest
 
+from paceline.runner.dispatcher import latency_table
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
-from paceline.runner.dispatcher.latency_table import LatencyTable, LearnedTable
+from paceline.runner.dispatcher.latency_table import DRAW_STEP, LatencyTable, LearnedTable
 from paceline.runner.dispatcher.table_book import TableBook
 
 
@@ -56,11 +57,36 @@ def test_no_gain_from_batching_is_assumed_before_it_is_seen() -> None:
     assert table.rows_allowed == 2
 
 
-def test_a_size_takes_the_median_of_its_last_sixteen_durations() -> None:
+def test_a_size_takes_the_median_of_its_last_sixteen_durations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_table, "DRAW_STEP", 1)
     table = taught(LearnedTable(), {4: 0.010}, times=20)
-    for duration in [0.0110] * 9:
+    for duration in [0.0115] * 9:
         table.observe(4, duration, 0.0)
-    assert seconds(table, 4) == pytest.approx(0.0110)
+    assert seconds(table, 4) == pytest.approx(0.0115)
+
+
+def test_small_moves_are_drawn_once_in_a_while_and_large_ones_at_once() -> None:
+    table = taught(LearnedTable(), {4: 0.010}, times=3)
+    for _ in range(9):
+        table.observe(4, 0.0104, 0.0)
+    assert seconds(table, 4) == pytest.approx(0.010)
+    for _ in range(DRAW_STEP):
+        table.observe(4, 0.0104, 0.0)
+    assert seconds(table, 4) == pytest.approx(0.0104)
+
+
+def test_among_noisy_sizes_the_luckiest_small_one_does_not_win() -> None:
+    chance = Random(3)
+    table, quiet = LearnedTable(), LearnedTable()
+    for rows in range(1, 65):
+        for _ in range(20):
+            table.observe(rows, rows * 1e-5 * chance.lognormvariate(0.0, 0.4), 0.0)
+            quiet.observe(rows, rows * 1e-5 * (0.9 if rows == 8 else 1.0), 0.0)
+    assert table.curve is not None
+    assert max(range(1, 65), key=table.curve.rate) < 48, "some small size must be the luckiest, or this shows nothing"
+    assert table.curve.best_rows(64) > 48
+    assert quiet.curve is not None
+    assert quiet.curve.best_rows(64) == 8
 
 
 def test_steps_appear_by_themselves_and_violations_are_pooled() -> None:
