@@ -216,6 +216,7 @@ def spec_bytes(change: Callable[[dict[str, Any]], object]) -> bytes:
         (lambda p: p["runners"][0]["methods"][0].update(batch_dim=[0, -1]), "batch_dim"),
         (lambda p: p["runners"][0]["methods"][0]["inputs"][0].update(dtype="f33"), "KeyError"),
         (lambda p: p["runners"][0]["methods"][0]["inputs"][0].update(shape=[1e400]), "shape is"),
+        (lambda p: p["runners"][0]["methods"][0].update(batch_dim=0), "TypeError: method spec: batch_dim"),
         (lambda p: p["runners"][0].update(methods=[1]), "method spec is int, expected a map"),
     ],
 )
@@ -226,5 +227,5 @@ def test_spec_field_of_the_wrong_type_is_named(change: Callable[[dict[str, Any]]
 
 def test_unknown_runner_is_answered_with_the_nearest_name() -> None:
     assert SERVE.runner("net").methods[0] == METHOD
-    with pytest.raises(ModelNotFound, match=r'"nett?" is not served|Did you mean "net"\?'):
+    with pytest.raises(ModelNotFound, match=r"'nett' is not served here. Did you mean \"net\"\? Served: net, add."):
         SERVE.runner("nett")

@@ -100,7 +100,7 @@ def test_method_is_picked_by_name_or_default() -> None:
     assert pick_method(methods, "embed").name == "embed"
     assert pick_method(methods, None).name == "__call__"
     assert pick_method({"embed": MethodSpec("embed")}, None).name == "embed"
-    with pytest.raises(InvalidParameter, match=r'"emb?ed" is|Did you mean "embed"\? Expected one of __call__, embed'):
+    with pytest.raises(InvalidParameter, match=r'Did you mean "embed"\? Expected one of __call__, embed'):
         pick_method(methods, "embad")
     with pytest.raises(InvalidParameter, match="to be one of a, b"):
         pick_method({"a": MethodSpec("a"), "b": MethodSpec("b")}, None)
