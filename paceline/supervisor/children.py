@@ -92,11 +92,13 @@ class Child:
             return False
         return True
 
-    def bury(self) -> int:
+    def bury(self, patience_s: float | None = None) -> int:
         """Reap it, with what it left in its process group, and close all descriptors. Its return code, as subprocess
-        tells it."""
+        tells it; -SIGKILL if it is not dead after `patience_s`."""
         self.kill()
-        returncode = self._process.wait()
+        returncode = -int(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            returncode = self._process.wait(patience_s)
         self.output.close()
         os.close(self._lifeline)
         if self.exit_fd >= 0:

@@ -9,39 +9,40 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from paceline.protocol.channel import fresh_incarnation, ipc_address
 from paceline.protocol.control import ChildState, Host, LostHost, State
-from paceline.protocol.slot import SlotView, read_slot
-from paceline.protocol.spec import ChildSpec, RunnerSpec, ServeSpec, encode_child
+from paceline.protocol.slot import read_slot
+from paceline.protocol.spec import ChildSpec, ServeSpec, encode_child
 from paceline.supervisor import devices
+from paceline.supervisor.burial import death_of, remains_of
 from paceline.supervisor.children import Child, Launch
 from paceline.supervisor.events import ChildDied, ChildReady, Event, GivenUp, Restarting, RunnerLoading
 from paceline.supervisor.listeners import Listeners
-from paceline.supervisor.obituary import Remains, explain, own_oom_kills, reason_of
+from paceline.supervisor.obituary import explain, own_oom_kills
 from paceline.supervisor.options import Programs
 from paceline.supervisor.output import Forwarder
-from paceline.supervisor.policy import Blame, Death, GiveUp, blame
+from paceline.supervisor.policy import Blame, Death, GiveUp
 from paceline.supervisor.run_dir import RunDir
-from paceline.supervisor.seat import API_SERVER, WORKER, Occupant, Seat
+from paceline.supervisor.seat import API_SERVER, WORKER, Occupant, Seat, seats_of
 from paceline.supervisor.topology import Picture
-from paceline.supervisor.watchdog import LOOK_S, Watchdog
+from paceline.supervisor.watchdog import LOOK_S
 
 logger = logging.getLogger(__name__)
 
 STOPPED_WITH_SERVER = "stopped with the server"
 # A child that said FAILED has this long to exit by itself.
 LEAVE_S = 2.0
+# A killed process that the kernel does not let go is not waited for longer.
+ABANDON_S = 5.0
 # A hanging child has this long to write its stacks down.
 DUMP_S = 0.3
 # An API server that comes back later than this leaves its connections to the others.
 AWAY_S = 1.0
 # A loop that was away this much longer than it slept cannot blame children for old beats.
 ABSENCE_S = 1.0
-_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
 class Crew:
@@ -56,7 +57,7 @@ class Crew:
         emit: Callable[[Event], None],
         publish: Callable[[], None],
     ) -> None:
-        self.seats = [*_api_seats(spec), *_worker_seats(spec)]
+        self.seats = seats_of(spec)
         self.picture = Picture()
         self._spec = spec
         self._run_dir = run_dir
@@ -183,7 +184,7 @@ class Crew:
         """Kill and reap whoever is left, without a word: after an orderly shutdown nobody is."""
         for seat in self.occupied():
             if seat.occupant is not None:
-                seat.occupant.child.bury()
+                seat.occupant.child.bury(ABANDON_S)
                 seat.empty(State.STOPPED)
 
     # Private
@@ -257,11 +258,12 @@ class Crew:
         self._forwarder.pass_on(seat.name, occupant.child.output.read_rest())
         returncode = occupant.child.bury()
         view = read_slot(occupant.slot)
-        remains = self._remains(seat, occupant, returncode, view)
+        oom_before, self._oom_kills = self._oom_kills, own_oom_kills()
+        remains = remains_of(seat, occupant, returncode, view, self._oom_kills - oom_before)
         self._run_dir.forget(occupant.slot)
         if seat.address.startswith("ipc://"):
             self._run_dir.forget(Path(seat.address.removeprefix("ipc://")))
-        death = _death(seat, returncode, view, reason_of(remains))
+        death = death_of(seat, remains, view)
         seat.has_served = seat.has_served or (view is not None and view.batches > 0)
         in_good_order = seat.dismissed and returncode == 0
         seat.empty(State.STOPPED)
@@ -279,20 +281,6 @@ class Crew:
         )
         if not seat.dismissed:
             self._succeed(seat, death, now)
-
-    def _remains(self, seat: Seat, occupant: Occupant, returncode: int, view: SlotView | None) -> Remains:
-        oom_before, self._oom_kills = self._oom_kills, own_oom_kills()
-        started = view.started if view is not None and view.known else None
-        if seat.kind == API_SERVER or (not seat.was_ready and view is None):
-            started = ()
-        return Remains(
-            returncode=returncode,
-            killed_for=seat.killed_for,
-            said=seat.said,
-            oom_kills=self._oom_kills - oom_before,
-            started=started,
-            last_lines=tuple(occupant.child.output.last_lines),
-        )
 
     def _succeed(self, seat: Seat, death: Death, now: float) -> None:
         """Whether and when the dead process gets a successor."""
@@ -329,29 +317,3 @@ class Crew:
 
     def _is_lost(self, kind: str, runner: str) -> bool:
         return all(seat.given_up for seat in self._group(kind, runner))
-
-
-def _api_seats(spec: ServeSpec) -> list[Seat]:
-    return [Seat(API_SERVER, "", index, "", Watchdog()) for index in range(spec.http.api_workers)]
-
-
-def _worker_seats(spec: ServeSpec) -> list[Seat]:
-    return [_worker_seat(runner, index) for runner in spec.runners for index in range(runner.workers)]
-
-
-def _worker_seat(runner: RunnerSpec, index: int) -> Seat:
-    limit_s = None if runner.execution_timeout_ms is None else runner.execution_timeout_ms / 1000
-    return Seat(WORKER, runner.name, index, runner.devices[index % len(runner.devices)], Watchdog(limit_s))
-
-
-def _death(seat: Seat, returncode: int, view: SlotView | None, reason: str) -> Death:
-    from_outside = not seat.killed_for and (
-        returncode in _FROM_OUTSIDE or (returncode == 0 and seat.state in (State.DRAINING, State.STOPPED))
-    )
-    served = view is not None and max(view.requests, view.batches) > 0
-    in_hand = view is None or not view.known or bool(view.started)
-    return Death(
-        reason,
-        load_error=bool(seat.said) and not seat.was_ready,
-        blame=blame(seat.was_ready, served, seat.has_served, in_hand, from_outside),
-    )

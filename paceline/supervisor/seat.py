@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paceline.protocol.control import State
+from paceline.protocol.spec import RunnerSpec, ServeSpec
 from paceline.supervisor.children import Child
 from paceline.supervisor.policy import RestartPolicy
 from paceline.supervisor.watchdog import Watchdog
@@ -75,3 +76,14 @@ class Seat:
         self.state = state
         self.address = ""
         self.leave_by = None
+
+
+def seats_of(spec: ServeSpec) -> list[Seat]:
+    """All places of a server, API servers first: they answer while the models load."""
+    servers = [Seat(API_SERVER, "", index, "", Watchdog()) for index in range(spec.http.api_workers)]
+    return servers + [_worker_seat(runner, index) for runner in spec.runners for index in range(runner.workers)]
+
+
+def _worker_seat(runner: RunnerSpec, index: int) -> Seat:
+    limit_s = None if runner.execution_timeout_ms is None else runner.execution_timeout_ms / 1000
+    return Seat(WORKER, runner.name, index, runner.devices[index % len(runner.devices)], Watchdog(limit_s))
