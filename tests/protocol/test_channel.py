@@ -279,3 +279,31 @@ def test_error_in_a_callback_loses_no_later_message(address: str) -> None:
 
     asyncio.run(main())
     assert got == [b"%d" % number for number in range(10)]
+
+
+def test_send_that_eats_the_edge_of_an_arrival_still_delivers_it(address: str) -> None:
+    rounds = 20
+    got: list[bytes] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+
+        def on_message(parts: list[Buffer]) -> None:
+            got.append(bytes(parts[0]))
+            arrived.set()
+
+        with Channels() as channels:
+            server, client, identity = pair(channels, address)
+            socket = AsyncSocket(client, loop, on_message)
+            for number in range(rounds):
+                await asyncio.sleep(0)
+                arrived.clear()
+                assert server.send(identity, [b"%d" % number])
+                wait([], 0.005)  # the loop is busy while the answer arrives, and then sends before it looks
+                assert socket.send([b"x"])
+                await asyncio.wait_for(arrived.wait(), 5)
+            socket.close()
+
+    asyncio.run(main())
+    assert got == [b"%d" % number for number in range(rounds)]
