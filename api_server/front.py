@@ -32,6 +32,7 @@ class HttpBounds:
     connections: int = 10_000
     headers_s: float = limits.HEADERS_READ_S
     body_idle_s: float = 30.0
+    body_s: float = limits.TIMEOUT_MAX_MS / 1e3
     keep_alive_s: float = 75.0
     linger_s: float = 2.0
     write_stall_s: float = 60.0

@@ -68,7 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._front = front
         self._bounds = front.bounds
         self._phase = Phase.SILENT
-        self._since = self._stalled_since = front.now
+        self._since = self._body_since = self._stalled_since = front.now
         self._messages = 0
         self._head_bytes = self._head_slack = 0
         self._chunks = self._trailers = 0
@@ -147,6 +147,8 @@ class HttpProtocol(HttpToolsProtocol):
         elif phase is _BODY:
             if waited_s > bounds.body_idle_s:
                 self._refuse(HttpRefusal(408, "request_timeout", f"no more of the body in {bounds.body_idle_s:g} s"))
+            elif now - self._body_since > bounds.body_s:
+                self._refuse(HttpRefusal(408, "request_timeout", f"no whole body in {bounds.body_s:g} s"))
         elif phase is _IDLE and self._all_answered() and waited_s > bounds.keep_alive_s:
             self.transport.close()
 
@@ -198,6 +200,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._other_headers(fields)
         # Last: a refusal until here concerns no cycle of its own.
         self._phase = _BODY
+        self._body_since = self._front.now
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle

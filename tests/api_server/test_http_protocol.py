@@ -164,6 +164,20 @@ def test_silence_in_a_body_is_ended_with_408() -> None:
     run(scenario())
 
 
+def test_a_body_that_only_trickles_is_ended_with_408() -> None:
+    async def scenario() -> None:
+        async with running(bounds=HttpBounds(body_s=0.2)) as world:
+            wire = await world.connect()
+            wire.send(HEAD.encode() + b"Content-Length: 100000\r\n\r\n")
+            reading = asyncio.ensure_future(wire.reply())
+            while not reading.done():
+                wire.send(b"a")
+                await asyncio.wait([reading], timeout=0.01)
+            assert (await reading).status == 408
+
+    run(scenario())
+
+
 def test_an_idle_connection_is_closed_without_a_word() -> None:
     async def scenario() -> None:
         async with running(bounds=HttpBounds(keep_alive_s=0.1)) as world:

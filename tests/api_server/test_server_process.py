@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the process tie
 class Supervised:
     """The process and both of its peers."""
 
+    channels: Channels
     process: subprocess.Popen[bytes]
     supervisor: ServerSocket
     host: ServerSocket
@@ -105,7 +106,9 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
         os.close(spec_read)
         port = listening.getsockname()[1]
         try:
-            yield Supervised(process, supervisor, host, host_incarnation, incarnation, port, tmp_path / "slot")
+            yield Supervised(
+                channels, process, supervisor, host, host_incarnation, incarnation, port, tmp_path / "slot"
+            )
         finally:
             process.kill()
             process.communicate()
@@ -161,6 +164,8 @@ def test_the_open_requests_of_a_lost_host_go_to_the_next_one(tmp_path: Path) -> 
         connection = world.post()
         _, infer = world.received()
         lost = control.LostHost("net", world.host_incarnation, "signal 9", True, ())
+        # As a new worker does: a fresh address, where this process's identity is unknown yet.
+        world.host = world.channels.bind(ipc_address(tmp_path / "h2"))
         again = Host("net", fresh_incarnation(), world.host.address, State.READY)
         world.supervisor.send(world.incarnation, control.encode(topology(2, again, lost=(lost,))))
         peer, second = world.received()
