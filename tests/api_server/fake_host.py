@@ -1,6 +1,6 @@
-"""A dispatch host without a model: answers each request at once with its first tensor plus nothing (echo).
+"""A dispatch host without a model: answers each request at once with its own first argument.
 
-`python -m tests.api_server.fake_host ADDRESS`: used to measure the API server alone.
+`python -m tests.api_server.fake_host ipc://PATH`: to measure the API server alone.
 """
 
 from __future__ import annotations
