@@ -69,13 +69,14 @@ class AsyncNative:
 
     def close(self) -> None:
         link, self._link = self._link, None
-        if link is not None and not link.loop.is_closed():
-            link.close()
+        if link is not None:
+            _part_with(link)
 
     async def link(self, deadline: float) -> NativeLink:
         """A link that takes requests, opened if need be: once, however many ask."""
         loop = asyncio.get_running_loop()
         if self._link is not None and self._link.loop is not loop:
+            _part_with(self._link)
             self._link, self._opening = None, None
         if self._opening is None:
             self._opening = asyncio.Lock()
@@ -90,6 +91,13 @@ class AsyncNative:
                 self._link = None
             self._link = await open_link(self._run_dir, timeout_s)
             return self._link
+
+
+def _part_with(link: NativeLink) -> None:
+    if link.loop.is_closed():
+        link.drop()
+    else:
+        link.close()
 
 
 async def _predict_once(link: NativeLink, call: Call) -> Outputs:

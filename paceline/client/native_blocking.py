@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class BlockingNative:
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._finalizer: weakref.finalize[..., BlockingNative]
         self._closed = False
 
     def predict(self, call: Call) -> Outputs:
@@ -89,7 +91,7 @@ class BlockingNative:
         return self._open(deadline).calls.metadata(model, version)
 
     def ready(self, model: str | None, deadline: float) -> bool:
-        return self._run(self._native.ready(model, deadline), deadline)
+        return self._run(lambda: self._native.ready(model, deadline), deadline)
 
     def close(self) -> None:
         """Close the connection and end the background thread; calls that wait fail."""
@@ -97,7 +99,8 @@ class BlockingNative:
             loop, thread = self._loop, self._thread
             self._loop, self._thread, self._link, self._closed = None, None, None, True
         if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(self._stop, loop)
+            loop.call_soon_threadsafe(self._take)
+            self._finalizer()
             thread.join()
             loop.close()
 
@@ -139,11 +142,12 @@ class BlockingNative:
             inbox.popleft()
 
     def _open(self, deadline: float) -> NativeLink:
-        self._link = link = self._run(self._native.link(deadline), deadline)
+        self._link = link = self._run(lambda: self._native.link(deadline), deadline)
         return link
 
-    def _run(self, coroutine: Coroutine[object, object, T], deadline: float) -> T:
-        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._running())
+    def _run(self, make: Callable[[], Coroutine[object, object, T]], deadline: float) -> T:
+        loop = self._running()
+        future: Future[T] = asyncio.run_coroutine_threadsafe(make(), loop)
         try:
             return future.result(max(0.0, deadline + ANSWER_GRACE_S - SystemClock.now()))
         except TimeoutError as error:
@@ -162,17 +166,25 @@ class BlockingNative:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="paceline-client", daemon=True)
                 self._thread.start()
+                # A client that nobody closes ends its thread when it goes. Not at exit: the thread is a daemon.
+                self._finalizer = weakref.finalize(self, _end, self._loop, self._native)
+                self._finalizer.atexit = False
             return self._loop
 
-    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._native.close()
-        self._take()
+
+def _end(loop: asyncio.AbstractEventLoop, native: AsyncNative) -> None:
+    """Let the background thread close its link and end."""
+
+    def end() -> None:
+        native.close()
         loop.call_soon(loop.stop)  # after what is being closed had its turn
+
+    loop.call_soon_threadsafe(end)
 
 
 def _submit(ticket: _Ticket) -> None:
     link, native, call = ticket.link, ticket.native, ticket.call
-    if not link.usable:
+    if not link.usable and not link.hosts.draining:
         ticket.failed(NoWorker("the connection to the server was given up meanwhile; try again"))
         return
     try:

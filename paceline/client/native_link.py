@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 from paceline.client.errors import ServerUnreachable
 from paceline.client.native_call import NativeCalls
 from paceline.protocol import control
-from paceline.protocol.channel import AsyncSocket, Channels, fresh_incarnation, ipc_address
+from paceline.protocol.channel import AsyncSocket, Channels, ClientSocket, fresh_incarnation, ipc_address
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import Hello, Topology, Welcome
 from paceline.protocol.errors import NoWorker, ProtocolError
-from paceline.protocol.hosts import Hosts, Pipe, connector
+from paceline.protocol.hosts import Hosts
 from paceline.protocol.spec import decode_serve
 from paceline.protocol.tensor import Buffer
 
@@ -39,12 +40,16 @@ class NativeLink:
         self._run_dir = run_dir
         self._incarnation = fresh_incarnation()
         self._channels = Channels()
+        self._sockets: set[ClientSocket] = set()
+        # For a client that nobody closes: ZeroMQ waits for ever for a socket that is garbage and not closed, so the
+        # finalizer holds the sockets, and they close before their context. Not at exit: the loop may still run.
+        self._finalizer = weakref.finalize(self, _close_all, self._channels, self._sockets)
+        self._finalizer.atexit = False
         self._serve = b""
         self._heard_at = SystemClock.now()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
-        address = ipc_address(run_dir / CONTROL_SOCKET)
-        self._control = AsyncSocket(self._channels.connect(address, self._incarnation), loop, self._on_control)
+        self._control = self._connect(ipc_address(run_dir / CONTROL_SOCKET), self._on_control)
 
     async def wait_open(self, timeout_s: float) -> None:
         """Say Hello and wait for the answer. Raises ServerUnreachable."""
@@ -73,7 +78,12 @@ class NativeLink:
             self.hosts.fail_all("the client was closed", NoWorker)
             self.hosts.close()
         self._control.close()
-        self._channels.close()
+        self._finalizer()
+
+    def drop(self) -> None:
+        """Close the sockets of a link whose loop is closed already."""
+        self.usable = False
+        self._finalizer()
 
     def _hello(self) -> None:
         self._control.send(control.encode(Hello("client", "", 0, self._incarnation, os.getpid())))
@@ -95,7 +105,7 @@ class NativeLink:
             spec = decode_serve(serve)
             self._serve = serve
             self.calls = NativeCalls(spec)
-            self.hosts = Hosts(spec, self._incarnation, self.loop, self._listen())
+            self.hosts = Hosts(spec, self._incarnation, self.loop, self._connect_host)
         elif serve == self._serve:
             self.hosts.restart()
         else:
@@ -108,18 +118,20 @@ class NativeLink:
         if not self._opened.done():
             self._opened.set_result(None)
 
-    def _listen(self) -> Callable[[str, Callable[[list[Buffer]], None]], Pipe]:
-        """Connect to hosts such that whatever they say counts as a sign of life."""
-        connect = connector(self._channels, self._incarnation, self.loop)
+    def _connect(self, address: str, on_message: Callable[[list[Buffer]], None]) -> AsyncSocket:
+        self._sockets -= {known for known in self._sockets if known.zmq.closed}
+        socket = self._channels.connect(address, self._incarnation)
+        self._sockets.add(socket)
+        return AsyncSocket(socket, self.loop, on_message)
 
-        def listen(address: str, on_message: Callable[[list[Buffer]], None]) -> Pipe:
-            def heard(parts: list[Buffer]) -> None:
-                self._heard_at = SystemClock.now()
-                on_message(parts)
+    def _connect_host(self, address: str, on_message: Callable[[list[Buffer]], None]) -> AsyncSocket:
+        """Whatever a host says counts as a sign of life."""
 
-            return connect(address, heard)
+        def heard(parts: list[Buffer]) -> None:
+            self._heard_at = SystemClock.now()
+            on_message(parts)
 
-        return listen
+        return self._connect(address, heard)
 
     def _look(self) -> None:
         """Every KNOCK_S: knock where nothing was heard for so long, give up after LOST_S."""
@@ -148,6 +160,12 @@ async def open_link(run_dir: Path, timeout_s: float) -> NativeLink:
         link.close()
         raise
     return link
+
+
+def _close_all(channels: Channels, sockets: set[ClientSocket]) -> None:
+    for each in sockets:
+        each.close()
+    channels.close()
 
 
 def check_listening(run_dir: Path) -> None:

@@ -26,6 +26,7 @@ from paceline.protocol.errors import (
     ProtocolError,
     QueueFull,
 )
+from tests.paceline.async_face import OneByOne
 from tests.paceline.fake_http import (
     HANG_UP,
     SILENCE,
@@ -40,30 +41,6 @@ from tests.paceline.fake_http import (
 )
 
 IMAGE = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-class OneByOne:
-    """AsyncClient driven call by call from a test, with the face of Client; one loop for its life."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        self._runner = asyncio.Runner()
-        self._client = AsyncClient(*args, **options)  # type: ignore[arg-type]
-
-    def predict(self, model: str, *arrays: object, **options: object) -> Prediction:
-        return self._runner.run(self._client.predict(model, *arrays, **options))  # type: ignore[arg-type]
-
-    def metadata(self, model: str) -> dict[str, object]:
-        return self._runner.run(self._client.metadata(model))
-
-    def ready(self, model: str | None = None) -> bool:
-        return self._runner.run(self._client.ready(model))
-
-    def __enter__(self) -> OneByOne:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
 
 
 @pytest.fixture(params=[Client, OneByOne], ids=["blocking", "asyncio"])
@@ -476,7 +453,7 @@ def test_many_threads_share_one_client(server: FakeServer) -> None:
     with Client(server.url) as client, ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda array: client.predict("echo", array), arrays))
     for array, result in zip(arrays, results):
-        np.testing.assert_array_equal(result, array)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(result, array)
     assert server.connections <= 8
 
 
@@ -501,12 +478,12 @@ def test_a_cancelled_task_closes_its_connection_and_leaves_the_client_sound(serv
             server.script = echo
             return await client.predict("echo", x=IMAGE)
 
-    np.testing.assert_array_equal(asyncio.run(run()), IMAGE)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(asyncio.run(run()), IMAGE)
     assert server.connections == 2
 
 
 def test_one_async_client_serves_loops_one_after_the_other(server: FakeServer) -> None:
     client = AsyncClient(server.url)
     for _ in range(2):
-        np.testing.assert_array_equal(asyncio.run(client.predict("echo", x=IMAGE)), IMAGE)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(asyncio.run(client.predict("echo", x=IMAGE)), IMAGE)
     asyncio.run(client.close())
