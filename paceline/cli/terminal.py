@@ -29,7 +29,8 @@ def styled(text: str, style: str, *, err: bool = False) -> str:
     if not words or not has_colour(err=err):
         return text
     colour = next((word for word in words if word not in ("bold", "dim")), None)
-    return typer.style(text, fg=colour, bold="bold" in words, dim="dim" in words)
+    # None, not False: False would write "not dim", which also ends bold.
+    return typer.style(text, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
 
 
 def has_colour(*, err: bool = False) -> bool:
