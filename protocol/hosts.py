@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from paceline.protocol import limits
-from paceline.protocol.channel import AsyncSocket, Channels
 from paceline.protocol.clock import Clock, SystemClock
 from paceline.protocol.control import Host, LostHost, State, Topology
 from paceline.protocol.errors import (
@@ -27,6 +25,7 @@ from paceline.protocol.errors import (
     RequestError,
     error_from_code,
 )
+from paceline.protocol.host_pipe import Connect, Pipe, infer_messages
 from paceline.protocol.ledger import Entry, Ledger, LedgerLimits
 from paceline.protocol.messages import (
     CANCELLED,
@@ -34,7 +33,6 @@ from paceline.protocol.messages import (
     Cancel,
     Failure,
     Forecast,
-    Infer,
     InferItem,
     Result,
     decode,
@@ -49,7 +47,6 @@ from paceline.protocol.tree import Tree
 logger = logging.getLogger(__name__)
 
 CANCELS_PER_MESSAGE = 1024
-FRAMES_PER_MESSAGE = 1024
 RESEND_S = 0.005
 RETRY_AFTER_MAX_S = 30.0
 _NEVER = float("inf")
@@ -61,26 +58,6 @@ class Waiter(Protocol):
     def answered(self, result: Result) -> None: ...
 
     def failed(self, error: RequestError) -> None: ...
-
-
-class Pipe(Protocol):
-    """One host's connection: AsyncSocket, or a fake."""
-
-    def send(self, parts: list[Buffer]) -> bool: ...
-
-    def close(self) -> None: ...
-
-
-Connect: TypeAlias = Callable[[str, Callable[[list[Buffer]], None]], Pipe]
-
-
-def connector(channels: Channels, incarnation: bytes, loop: asyncio.AbstractEventLoop) -> Connect:
-    """How Hosts reaches them over ZeroMQ, known there as `incarnation`."""
-
-    def connect(address: str, on_message: Callable[[list[Buffer]], None]) -> AsyncSocket:
-        return AsyncSocket(channels.connect(address, incarnation), loop, on_message)
-
-    return connect
 
 
 @dataclass(slots=True)
@@ -282,7 +259,7 @@ class Hosts:
         dirty, self._dirty = self._dirty, set()
         for runner in dirty:
             for incarnation, items in self._ledger.take(runner):
-                for part, message in self._messages(items):
+                for part, message in infer_messages(self._origin, items):
                     if not self._peers[incarnation].pipe.send(message):
                         self._ledger.unsent(incarnation, part)
                         self._dirty.add(runner)
@@ -293,21 +270,6 @@ class Hosts:
         if refused:
             self._flushing = True
             self._loop.call_later(RESEND_S, self._flush)
-
-    def _messages(self, items: list[InferItem]) -> Iterator[tuple[list[InferItem], list[Buffer]]]:
-        """`items` as messages of at most 64 requests, about 1 MB and 1,024 frames; one larger request goes alone.
-
-        What an encoded message weighs is known only then, so one that is too large is halved: only heads are redone.
-        """
-        for at in range(0, len(items), limits.MESSAGE_REQUESTS_MAX):
-            part = items[at : at + limits.MESSAGE_REQUESTS_MAX]
-            message = encode(Infer(self._origin, tuple(part)))
-            if len(part) == 1 or not _too_large(message):
-                yield part, message
-                continue
-            half = len(part) // 2
-            yield from self._messages(part[:half])
-            yield from self._messages(part[half:])
 
     def _send_cancels(self, peer: _Peer) -> bool:
         while peer.cancels:
@@ -384,13 +346,6 @@ class Hosts:
         rate = sum(forecast.rows_per_s for forecast in forecasts)
         rows = sum(forecast.rows_queued for forecast in forecasts) + self._ledger.pending(runner)
         return min(max(rows / rate, 1.0), RETRY_AFTER_MAX_S) if rate > 0 else 1.0
-
-
-def _too_large(message: list[Buffer]) -> bool:
-    if len(message) == 1:
-        return len(message[0]) > limits.MESSAGE_BYTES_CUT
-    size = sum([part.nbytes if isinstance(part, memoryview) else len(part) for part in message])
-    return size > limits.MESSAGE_BYTES_CUT or len(message) > FRAMES_PER_MESSAGE
 
 
 def _error_of(failure: Failure) -> RequestError:
