@@ -8,7 +8,7 @@ padded shapes make steps. It knows no queue, deadline or worker.
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, sqrt
 
 from paceline.runner.dispatcher.curve import Curve
 
@@ -111,7 +111,7 @@ class _Cell:
     def error(self) -> float:
         """The relative standard error of the median."""
         spread_s = _median([abs(seconds - self.median_s) for seconds in self.samples])
-        return MEDIAN_ERROR * MAD_SIGMA * spread_s / (self.median_s * len(self.samples) ** 0.5)
+        return MEDIAN_ERROR * MAD_SIGMA * spread_s / (self.median_s * sqrt(len(self.samples)))
 
 
 class LearnedTable:
@@ -158,7 +158,7 @@ class LearnedTable:
         cell = self._cells.get(size)
         if cell is not None and not cell.borrowed:
             cell.measured_at = now
-            if self._has_changed(size, seconds, seconds / cell.median_s):
+            if self._has_changed(size, seconds):
                 self._change()
                 return
             if len(cell.samples) > WARM_UP and seconds > STALL * cell.median_s:
@@ -197,7 +197,10 @@ class LearnedTable:
             cell.refill((cell.median_s * ratio,))
             cell.borrowed = True
 
-    def _has_changed(self, size: int, seconds: float, ratio: float) -> bool:
+    def _has_changed(self, size: int, seconds: float) -> bool:
+        """Against the curve, not the cell: a cell of few samples is itself far off one time in two."""
+        assert self.curve is not None
+        ratio = seconds * self._ratios.factor / self.curve.seconds(size)
         run = self._run
         if run and (run[0][2] > 1) != (ratio > 1):
             run.clear()
@@ -208,12 +211,14 @@ class LearnedTable:
         return len(run) >= CHANGE_RUN
 
     def _change(self) -> None:
-        """Sizes measured during the run keep only those durations, the others are scaled by its median ratio."""
+        """All that is known is scaled by the run's median ratio; sizes measured during the run then take its durations
+        in. Forgetting the old ones instead would leave medians of one sample, which the next noise would overturn."""
         factor = _median(ratio for _, _, ratio in self._run)
         for size, cell in self._cells.items():
             borrowed = cell.borrowed
             fresh = [seconds for run_size, seconds, _ in self._run if run_size == size]
-            cell.refill(fresh or (cell.median_s * factor,))
+            known = [] if len(fresh) >= CHANGE_RUN // 2 else [seconds * factor for seconds in cell.samples]
+            cell.refill([*known, *fresh])
             cell.borrowed = borrowed and not fresh
         self._run.clear()
         self._draw()
