@@ -20,11 +20,11 @@ from paceline.api_server.answer import (
     refusal_answer,
 )
 from paceline.api_server.catalog import Catalog, ModelPath, parse_model_path
-from paceline.api_server.gateway import Gateway
 from paceline.api_server.infer import InferRoute, RequestIds, Target
 from paceline.api_server.metadata import model_metadata, server_metadata
 from paceline.api_server.metrics import CONTENT_TYPE, exposition
 from paceline.protocol.errors import Internal, RequestError, TooLarge
+from paceline.protocol.hosts import Hosts
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +39,16 @@ _POST = b"POST"
 class App:
     """See the module."""
 
-    def __init__(
-        self, catalog: Catalog, gateway: Gateway, route: InferRoute, ids: RequestIds, body_bytes_max: int
-    ) -> None:
+    def __init__(self, catalog: Catalog, hosts: Hosts, route: InferRoute, ids: RequestIds, body_bytes_max: int) -> None:
         self._catalog = catalog
-        self._gateway = gateway
+        self._hosts = hosts
         self._route = route
         self._ids = ids
         self._body_bytes_max = body_bytes_max
         self._pages: dict[str, Callable[[bytes], Answer]] = {
             "/v2": lambda request_id: json_answer(200, server_metadata(), request_id),
             "/v2/health/live": lambda request_id: empty_answer(200, request_id),
-            "/v2/health/ready": lambda request_id: _readiness(gateway.all_ready(), request_id),
+            "/v2/health/ready": lambda request_id: _readiness(hosts.all_ready(), request_id),
             "/metrics": self._metrics,
         }
 
@@ -92,11 +90,11 @@ class App:
     def _model_page(self, path: ModelPath, request_id: bytes) -> Answer:
         model = self._catalog.find(path.name, path.version)
         if path.verb == "ready":
-            return _readiness(self._gateway.ready(model.spec.name), request_id)
+            return _readiness(self._hosts.ready(model.spec.name), request_id)
         return json_answer(200, model_metadata(model), request_id)
 
     def _metrics(self, request_id: bytes) -> Answer:
-        text = exposition(self._gateway, self._route.errors)
+        text = exposition(self._hosts, self._route.errors)
         headers = b"content-type: %s\r\ncontent-length: %d\r\n" % (CONTENT_TYPE, len(text))
         return Answer(200, headers, request_id, (text,))
 

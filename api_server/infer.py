@@ -1,6 +1,6 @@
 """The infer route: one `Exchange` per request, from its body to its answer, without a task or a future.
 
-`InferRoute.begin` parses, checks and submits at once; the answer is delivered by the gateway, later, through the
+`InferRoute.begin` parses, checks and submits at once; the answer is delivered by Hosts, later, through the
 exchange. Called by the protocol's lean cycle and, for any other ASGI server, by `App`.
 """
 
@@ -15,11 +15,11 @@ import orjson
 
 from paceline.api_server.answer import Answer, error_answer
 from paceline.api_server.catalog import Catalog, ModelPath, ServedModel, parse_model_path
-from paceline.api_server.gateway import Gateway
 from paceline.api_server.oip_request import Call, Plan, RequestReader
 from paceline.api_server.oip_response import ReplyWriter
 from paceline.protocol import limits
 from paceline.protocol.errors import Internal, InvalidInput, InvalidParameter, RequestError
+from paceline.protocol.hosts import Hosts
 from paceline.protocol.messages import Result
 from paceline.protocol.spec import ServeSpec
 
@@ -75,9 +75,9 @@ _VISIBLE = bytes(range(0x21, 0x7F))
 class InferRoute:
     """See the module. `begin` never raises; each request gets exactly one answer through its `send`."""
 
-    def __init__(self, serve: ServeSpec, catalog: Catalog, gateway: Gateway, ids: RequestIds) -> None:
+    def __init__(self, serve: ServeSpec, catalog: Catalog, hosts: Hosts, ids: RequestIds) -> None:
         self._catalog = catalog
-        self._gateway = gateway
+        self._hosts = hosts
         self._ids = ids
         self._rows_max = serve.http.rows_max
         self._timeout_max_s = serve.http.timeout_max_ms / 1e3
@@ -134,7 +134,7 @@ class InferRoute:
         plan = call.plan
         exchange.call = call
         exchange.client_id = plan.client_id
-        exchange.counter = self._gateway.submit(
+        exchange.counter = self._hosts.submit(
             target.model.spec.name,
             plan.method,
             call.args,
@@ -160,11 +160,11 @@ class InferRoute:
         return min(timeout_s, self._timeout_max_s)
 
     def abandon(self, counter: int) -> None:
-        self._gateway.cancel(counter)
+        self._hosts.cancel(counter)
 
 
 class Exchange:
-    """One infer request on its way: the gateway's Waiter."""
+    """One infer request on its way: a Waiter of Hosts."""
 
     __slots__ = ("_route", "_send", "_target", "call", "client_id", "counter", "request_id")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paceline.api_server.gateway import Gateway
+from paceline.protocol.hosts import Hosts
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(gateway: Gateway, errors: Mapping[str, int]) -> bytes:
-    counters = gateway.counters
+def exposition(hosts: Hosts, errors: Mapping[str, int]) -> bytes:
+    counters = hosts.counters
     lines = [
         "# TYPE paceline_requests_accepted_total counter",
         f"paceline_requests_accepted_total {counters.accepted}",
@@ -21,7 +21,7 @@ def exposition(gateway: Gateway, errors: Mapping[str, int]) -> bytes:
         "# TYPE paceline_answers_late_total counter",
         f"paceline_answers_late_total {counters.late}",
         "# TYPE paceline_requests_open gauge",
-        f"paceline_requests_open {len(gateway)}",
+        f"paceline_requests_open {len(hosts)}",
         "# TYPE paceline_errors_total counter",
         *[f'paceline_errors_total{{code="{code}"}} {count}' for code, count in sorted(errors.items())],
     ]

@@ -22,8 +22,6 @@ import uvloop
 from paceline.api_server.app import App
 from paceline.api_server.catalog import Catalog
 from paceline.api_server.front import Front, HttpBounds
-from paceline.api_server.gateway import Gateway
-from paceline.api_server.host_pipe import Connect, connector
 from paceline.api_server.http_protocol import HttpProtocol
 from paceline.api_server.infer import InferRoute, RequestIds
 from paceline.protocol import control
@@ -32,6 +30,8 @@ from paceline.protocol.child import adopt, beat_forever
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State, Topology
 from paceline.protocol.errors import ProtocolError
+from paceline.protocol.host_pipe import Connect, connector
+from paceline.protocol.hosts import Hosts
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, ServeSpec
 from paceline.protocol.tensor import Buffer
@@ -43,7 +43,7 @@ DRAIN_POLL_S = 0.02
 
 
 class HttpServer:
-    """The HTTP side of one process: gateway, routes and uvicorn, on given listening sockets. Also used by tests."""
+    """The HTTP side of one process: hosts, routes and uvicorn, on given listening sockets. Also used by tests."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class HttpServer:
         sweep_s: float = SWEEP_S,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.gateway = Gateway(serve, incarnation, loop, connect)
+        self.hosts = Hosts(serve, incarnation, loop, connect)
         catalog, ids = Catalog(serve), RequestIds(incarnation)
-        self.route = InferRoute(serve, catalog, self.gateway, ids)
+        self.route = InferRoute(serve, catalog, self.hosts, ids)
         self.front = Front(self.route, ids, bounds or HttpBounds(body_bytes=serve.http.body_bytes_max))
-        self._app = App(catalog, self.gateway, self.route, ids, serve.http.body_bytes_max)
+        self._app = App(catalog, self.hosts, self.route, ids, serve.http.body_bytes_max)
         self._sockets = sockets
         self._sweep_s = sweep_s
         self._sweeping: asyncio.TimerHandle | None = None
@@ -90,11 +90,11 @@ class HttpServer:
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests, finish the open ones within `grace_s`, then answer the rest with `draining`."""
-        self.gateway.draining = True
+        self.hosts.draining = True
         ends_at = SystemClock.now() + grace_s
-        while len(self.gateway) and SystemClock.now() < ends_at:
+        while len(self.hosts) and SystemClock.now() < ends_at:
             await asyncio.sleep(DRAIN_POLL_S)
-        self.gateway.fail_all("the server stopped before this request was answered; send it to another one")
+        self.hosts.fail_all("the server stopped before this request was answered; send it to another one")
 
     async def stop(self) -> None:
         """Close the listening sockets and all connections."""
@@ -102,7 +102,7 @@ class HttpServer:
             self._sweeping.cancel()
         self._uvicorn.config.timeout_graceful_shutdown = 2
         await self._uvicorn.shutdown(sockets=self._sockets)
-        self.gateway.close()
+        self.hosts.close()
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -152,7 +152,7 @@ class ApiServer:
         self._control.close()
 
     def _drain(self, grace_s: float) -> None:
-        self._http.gateway.draining = True
+        self._http.hosts.draining = True
         if not self._draining.done():
             self._draining.set_result(grace_s)
 
@@ -163,7 +163,7 @@ class ApiServer:
             logger.error("message from the supervisor is not readable: %s", error)
             return
         if isinstance(message, Topology):
-            self._http.gateway.apply(message)
+            self._http.hosts.apply(message)
         elif isinstance(message, Drain):
             self._drain(message.grace_s)
 
@@ -172,7 +172,7 @@ class ApiServer:
 
     async def _count(self) -> None:
         while True:
-            self._slot.count(self._http.gateway.counters.accepted, 0, 0)
+            self._slot.count(self._http.hosts.counters.accepted, 0, 0)
             await asyncio.sleep(SWEEP_S)
 
 

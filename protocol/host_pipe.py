@@ -1,4 +1,4 @@
-"""The way to one dispatch host: its pipe, and how requests are cut into messages for it. Called by the gateway."""
+"""The way to one dispatch host: its pipe, and how requests are cut into messages for it. Called by Hosts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Connect: TypeAlias = Callable[[str, Callable[[list[Buffer]], None]], Pipe]
 
 
 def connector(channels: Channels, incarnation: bytes, loop: asyncio.AbstractEventLoop) -> Connect:
-    """How a Gateway reaches hosts over ZeroMQ, known to them as `incarnation`."""
+    """How Hosts reaches them over ZeroMQ, known to them as `incarnation`."""
 
     def connect(address: str, on_message: Callable[[list[Buffer]], None]) -> AsyncSocket:
         return AsyncSocket(channels.connect(address, incarnation), loop, on_message)

@@ -1,7 +1,7 @@
 """The request ledger: who owes an answer to whom, until when, and what fits into each host's window. Pure.
 
 One `Ledger` per API server process or native client: it owns every open request from `submit` to its one terminal
-answer, whatever happens to hosts. The shell around it (gateway, client) sends what `take` hands out, feeds in answers,
+answer, whatever happens to hosts. The shell around it (hosts.py) sends what `take` hands out, feeds in answers,
 host changes and time, and delivers what comes back. Knows no socket, clock or future: `token` is the caller's own.
 
 Life of an entry: pending -> sent (take) -> closed, once: settle, expire, cancel or fail. A host's death puts it back to

@@ -391,7 +391,7 @@ def test_a_client_that_hangs_up_cancels_its_request(half_closed: bool) -> None:
             else:
                 wire.close()
             await until(lambda: len(hosts.pipes[0].cancelled) == 1)
-            assert len(world.server.gateway) == 0
+            assert len(world.server.hosts) == 0
 
     run(scenario())
 

@@ -68,9 +68,9 @@ def test_readiness_says_the_truth_about_each_runner() -> None:
     async def scenario() -> None:
         async with running(SPEC) as world:
             paths = ["/v2/health/live", "/v2/health/ready", "/v2/models/net/ready", "/v2/models/typed/ready"]
-            world.server.gateway.apply(topology(2, up(HOST, "net"), failed=(FailedRunner("typed", "it crashed"),)))
+            world.server.hosts.apply(topology(2, up(HOST, "net"), failed=(FailedRunner("typed", "it crashed"),)))
             assert [(await call(world, get(path))).status for path in paths] == [200, 503, 200, 503]
-            world.server.gateway.apply(topology(3, draining=True))
+            world.server.hosts.apply(topology(3, draining=True))
             assert [(await call(world, get(path))).status for path in paths] == [200, 503, 503, 503]
 
     run(scenario())
@@ -223,7 +223,7 @@ def test_bad_input_gets_its_status_and_disturbs_nobody(name: str) -> None:
             wire.send(good())
             assert (await wire.reply()).status == 200
             assert (await call(world, good())).status == 200
-            assert len(world.server.gateway) == 0
+            assert len(world.server.hosts) == 0
 
     run(scenario())
 

@@ -115,7 +115,7 @@ class _Timer:
 
 
 class VirtualLoop:
-    """The part of an event loop that the gateway uses, on a virtual clock."""
+    """The part of an event loop that Hosts uses, on a virtual clock."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
@@ -216,7 +216,7 @@ async def running(
     port = listening.getsockname()[1]
     server = HttpServer(spec, ORIGIN, hosts, [listening], bounds, sweep_s)
     ups = [up(b"\x01" + name.encode().ljust(15, b"h"), name) for name in (r.name for r in spec.runners)]
-    server.gateway.apply(topology(1, *ups))
+    server.hosts.apply(topology(1, *ups))
     await server.start()
     try:
         yield Running(server, hosts, port)

@@ -1,4 +1,4 @@
-"""The gateway on a virtual clock with fake hosts: batching of a tick, deadlines, cancels, deaths."""
+"""Hosts on a virtual clock with fake connections: batching of a tick, deadlines, cancels, deaths."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from typing import Any, cast
 
 import pytest
 
-from paceline.api_server.gateway import Gateway
 from paceline.protocol import dtypes
 from paceline.protocol.control import FailedRunner, LostHost
 from paceline.protocol.errors import (
     DeadlineExceeded,
     Draining,
-    InvalidInput,
     ModelError,
     NoWorker,
     QueueFull,
     RequestError,
     WorkerLost,
 )
+from paceline.protocol.hosts import Hosts
 from paceline.protocol.messages import Failure, Forecast, Result, encode
 from paceline.protocol.tensor import Tensor
 from tests.api_server.world import (
@@ -30,8 +29,6 @@ from tests.api_server.world import (
     FakePipe,
     VirtualLoop,
     echo,
-    run,
-    running,
     serve,
     topology,
     up,
@@ -66,13 +63,13 @@ class Waiting:
 class World:
     def __init__(self, **http: Any) -> None:
         self.loop = VirtualLoop()
-        self.hosts = FakeHosts(reply=None)
-        self.gateway = Gateway(serve(**http), ORIGIN, cast(Any, self.loop), self.hosts, self.loop.clock)
+        self.fake = FakeHosts(reply=None)
+        self.hosts = Hosts(serve(**http), ORIGIN, cast(Any, self.loop), self.fake, self.loop.clock)
 
     def submit(self, budget_s: float = 10.0, nbytes: int = 4, data: bytes = b"\0\0\0\0") -> tuple[int, Waiting]:
         waiting = Waiting(self)
         tensor = Tensor(dtypes.F32, (1, len(data) // 4), data)
-        counter = self.gateway.submit(
+        counter = self.hosts.submit(
             "net",
             OPEN,
             (tensor,),
@@ -89,9 +86,9 @@ class World:
         return counter, waiting
 
     def up(self, version: int = 1, *incarnations: bytes) -> FakePipe:
-        self.gateway.apply(topology(version, *[up(i) for i in incarnations or (HOST,)]))
+        self.hosts.apply(topology(version, *[up(i) for i in incarnations or (HOST,)]))
         self.loop.tick()
-        return self.hosts.pipes[-1]
+        return self.fake.pipes[-1]
 
 
 def test_requests_of_one_tick_leave_in_one_message() -> None:
@@ -132,7 +129,7 @@ def test_an_answer_reaches_its_waiter_once_and_a_late_one_nobody() -> None:
     pipe.answer([answer])
     pipe.answer([answer])
     assert len(waiting.answers) == 1
-    assert world.gateway.counters.late == 1
+    assert world.hosts.counters.late == 1
 
 
 def test_a_failure_becomes_its_error() -> None:
@@ -177,18 +174,18 @@ def test_cancels_of_one_tick_leave_in_one_message_and_the_waiters_hear_nothing()
     pairs = [world.submit() for _ in range(3)]
     world.loop.tick()
     for counter, _ in pairs:
-        world.gateway.cancel(counter)
+        world.hosts.cancel(counter)
     world.loop.tick()
     assert pipe.cancelled == [counter for counter, _ in pairs]
     assert all(waiting.answers == [] for _, waiting in pairs)
-    assert len(world.gateway) == 0
+    assert len(world.hosts) == 0
 
 
 def test_a_request_cancelled_before_it_left_is_never_sent() -> None:
     world = World()
     pipe = world.up()
     counter, _ = world.submit()
-    world.gateway.cancel(counter)
+    world.hosts.cancel(counter)
     world.loop.tick()
     assert pipe.items == []
 
@@ -207,9 +204,9 @@ def test_a_lost_hosts_requests_go_to_the_next_with_their_starts_counted() -> Non
     world.submit()
     world.loop.tick()
     lost = LostHost("net", HOST, "signal 9", True, ((ORIGIN, started), (b"\x01" + b"x" * 15, 2)))
-    world.gateway.apply(topology(2, up(OTHER_HOST), lost=(lost,)))
+    world.hosts.apply(topology(2, up(OTHER_HOST), lost=(lost,)))
     world.loop.tick()
-    first, second = world.hosts.pipes
+    first, second = world.fake.pipes
     assert first.closed
     assert [(item.counter, item.starts, item.attempt) for item in second.items] == [(1, 1, 1), (2, 0, 1)]
 
@@ -219,17 +216,17 @@ def test_a_request_that_was_started_twice_fails_as_worker_lost() -> None:
     world.up()
     _, waiting = world.submit()
     world.loop.tick()
-    world.gateway.apply(topology(2, up(OTHER_HOST), lost=(LostHost("net", HOST, "oom", False, ()),)))
+    world.hosts.apply(topology(2, up(OTHER_HOST), lost=(LostHost("net", HOST, "oom", False, ()),)))
     world.loop.tick()
-    world.gateway.apply(topology(3, lost=(LostHost("net", OTHER_HOST, "oom", False, ()),)))
+    world.hosts.apply(topology(3, lost=(LostHost("net", OTHER_HOST, "oom", False, ()),)))
     assert isinstance(waiting.error, WorkerLost)
 
 
 def test_an_older_snapshot_is_ignored() -> None:
     world = World()
     world.up(5)
-    world.gateway.apply(topology(4))
-    assert world.gateway.ready("net")
+    world.hosts.apply(topology(4))
+    assert world.hosts.ready("net")
 
 
 def test_a_draining_host_gets_nothing_new_and_still_answers() -> None:
@@ -237,11 +234,11 @@ def test_a_draining_host_gets_nothing_new_and_still_answers() -> None:
     pipe = world.up()
     _, waiting = world.submit()
     world.loop.tick()
-    world.gateway.apply(topology(2, up(state="draining")))
+    world.hosts.apply(topology(2, up(state="draining")))
     world.submit()
     world.loop.tick()
     assert len(pipe.items) == 1
-    assert not world.gateway.ready("net")
+    assert not world.hosts.ready("net")
     pipe.answer([echo(pipe.items[0])])
     assert len(waiting.answers) == 1
 
@@ -251,16 +248,16 @@ def test_a_host_that_left_without_a_word_counts_as_lost() -> None:
     pipe = world.up()
     world.submit()
     world.loop.tick()
-    world.gateway.apply(topology(2, up(OTHER_HOST)))
+    world.hosts.apply(topology(2, up(OTHER_HOST)))
     world.loop.tick()
     assert pipe.closed
-    assert len(world.hosts.pipes[1].items) == 1
+    assert len(world.fake.pipes[1].items) == 1
 
 
 def test_a_failed_runner_answers_what_waits_and_refuses_what_comes() -> None:
     world = World()
     _, waiting = world.submit()
-    world.gateway.apply(topology(1, failed=(FailedRunner("net", "crashed 5 times"),)))
+    world.hosts.apply(topology(1, failed=(FailedRunner("net", "crashed 5 times"),)))
     assert isinstance(waiting.error, NoWorker)
     with pytest.raises(NoWorker):
         world.submit()
@@ -269,8 +266,8 @@ def test_a_failed_runner_answers_what_waits_and_refuses_what_comes() -> None:
 def test_draining_refuses_new_requests_and_is_not_ready() -> None:
     world = World()
     world.up()
-    world.gateway.draining = True
-    assert not world.gateway.all_ready()
+    world.hosts.draining = True
+    assert not world.hosts.all_ready()
     with pytest.raises(Draining):
         world.submit()
 
@@ -279,7 +276,7 @@ def test_the_end_of_the_grace_answers_what_is_open_with_draining() -> None:
     world = World()
     world.up()
     _, waiting = world.submit()
-    world.gateway.fail_all("stopped")
+    world.hosts.fail_all("stopped")
     assert isinstance(waiting.error, Draining)
 
 
@@ -301,7 +298,7 @@ def test_a_cancel_that_the_pipe_refused_is_sent_later() -> None:
     counter, _ = world.submit()
     world.loop.tick()
     pipe.accepts = False
-    world.gateway.cancel(counter)
+    world.hosts.cancel(counter)
     world.loop.tick()
     pipe.accepts = True
     world.loop.advance(0.1)
@@ -341,16 +338,3 @@ def test_a_message_that_is_not_one_is_dropped() -> None:
     pipe.on_message([b"garbage"])
     pipe.answer([echo(pipe.items[0])])
     assert len(waiting.answers) == 1
-
-
-def test_a_coroutine_gets_its_result_and_its_refusal() -> None:
-    async def scenario() -> None:
-        async with running() as world:
-            tensor = Tensor(dtypes.F32, (1, 1), b"\0\0\0\0")
-            result = await world.server.gateway.infer("net", OPEN, (tensor,), {}, 5.0)
-            assert result.tree() == tensor
-            with pytest.raises(InvalidInput):
-                await world.server.gateway.infer("net", OPEN, (), {}, 5.0)
-            assert len(world.server.gateway) == 0
-
-    run(scenario())
