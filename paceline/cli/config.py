@@ -12,7 +12,9 @@ from paceline.cli.terminal import columns, say_json
 
 
 def config_show(
-    config: Annotated[Path | None, typer.Option(help="Read this file instead of ./paceline.toml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings.", show_default="./paceline.toml if there is one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show every setting with its value and its origin."""

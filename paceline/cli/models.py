@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 TagArgument = Annotated[str, typer.Argument(metavar="TAG", help="name:version, name:latest or name@alias.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="Read this file instead of ./paceline.toml.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Settings.", show_default="./paceline.toml if there is one")
+]
 
 
 def models_list(

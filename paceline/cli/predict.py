@@ -21,15 +21,17 @@ def predict(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[INPUTS]...",
+            metavar="INPUT",
             help="@file.npy, @file.npz, @file.json, - (stdin) or JSON, each also as name=...; without a name in order.",
         ),
     ] = None,
     url: Annotated[str, typer.Option(help="http(s)://host:port, or ipc://RUN_DIR.")] = "http://127.0.0.1:8000",
     method: Annotated[
-        str | None, typer.Option(help="Method of the model [default: __call__, or the only one].")
+        str | None, typer.Option(help="Method of the model.", show_default="__call__, or the only one")
     ] = None,
-    timeout_ms: Annotated[float, typer.Option(help="Total time-out.")] = 30_000.0,
+    timeout_ms: Annotated[
+        float | None, typer.Option(help="Total time-out.", show_default="the model's latency budget, at most 30000")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result to this .npy or .npz file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -39,8 +41,9 @@ def predict(
 
     name, version = _split(model)
     arrays, named = read_inputs(inputs or [])
-    with Client(url, timeout_ms / 1000 if timeout_ms > 0 else timeout_ms) as client:
-        outputs = client.predict_named(name, *arrays, method=method, version=version, **named)  # type: ignore[arg-type]  # inputs are never named like options: read_inputs sees to it
+    with Client(url, timeout_ms / 1000 if timeout_ms is not None else None) as client:
+        # read_inputs sees to it that no input is named like an option.
+        outputs = client.predict_named(name, *arrays, method=method, version=version, **named)  # type: ignore[arg-type]
     if out is not None:
         _write(out, outputs)
     if as_json:

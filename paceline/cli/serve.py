@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,18 +30,25 @@ _STYLES = {
 }
 
 
+def _option(metavar: str, text: str, default: str) -> Any:
+    """An option whose default is that of the settings, unless another layer gives one."""
+    return typer.Option(metavar=metavar, help=text, show_default=default)
+
+
 def serve(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGETS...", help="Models, by tag: my_model:latest.")],
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
-    port: Annotated[str | None, typer.Option(help="Port to listen on, 0 = a free one [default: 8000].")] = None,
-    api_workers: Annotated[str | None, typer.Option(help="API-server processes [default: 1].")] = None,
-    workers: Annotated[str | None, typer.Option(help="Worker processes of each model [default: one per GPU].")] = None,
-    max_batch_size: Annotated[str | None, typer.Option(help="Most rows of one batch [default: 64].")] = None,
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="A model by its tag: my_model:latest.")],
+    host: Annotated[str | None, _option("ADDRESS", "Address to listen on.", "127.0.0.1")] = None,
+    port: Annotated[str | None, _option("PORT", "Port to listen on; 0 takes a free one.", "8000")] = None,
+    api_workers: Annotated[str | None, _option("COUNT", "API-server processes.", "1")] = None,
+    workers: Annotated[str | None, _option("COUNT", "Worker processes of each model.", "one per GPU")] = None,
+    max_batch_size: Annotated[str | None, _option("ROWS", "Most rows of one batch.", "64")] = None,
     latency_budget_ms: Annotated[
-        str | None, typer.Option(help="Time from arrival to answer of a request that names none [default: 30000].")
+        str | None, _option("MS", "Time from arrival to answer of a request that names none.", "30000")
     ] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Private folder of sockets and locks.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Read this file instead of ./paceline.toml.")] = None,
+    run_dir: Annotated[
+        Path | None, _option("FOLDER", "Private folder of sockets and locks.", "below the store")
+    ] = None,
+    config: Annotated[Path | None, _option("FILE", "Settings.", "./paceline.toml if there is one")] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Let other machines use the models; nobody is asked who they are.")
     ] = None,

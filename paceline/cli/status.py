@@ -19,8 +19,13 @@ _RIGHT = ("index", "pid", "restarts", "requests", "rss")
 
 
 def status(
-    run_dir: Annotated[Path | None, typer.Option(help="The server's run directory.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Read this file instead of ./paceline.toml.")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The server's run directory.", show_default="of the one that runs"),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings.", show_default="./paceline.toml if there is one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show every process of a running server."""

@@ -8,6 +8,7 @@ They check arguments, keep the total time-out and pick the transport; what is se
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     import ssl
 
 RETRIES_MAX = 100
+
+# A library speaks only where its user has set up logging.
+logging.getLogger("paceline").addHandler(logging.NullHandler())
 
 
 class BlockingTransport(Protocol):

@@ -109,26 +109,31 @@ class BlockingNative:
         if link is None or not link.usable:
             link = self._open(call.deadline)
         ticket = _Ticket(link, call, link.calls.prepare(call))
-        self._leave(ticket)
         try:
+            self._leave(ticket)
             answered = ticket.wait(call.deadline + ANSWER_GRACE_S - SystemClock.now())
         except BaseException:  # Ctrl-C while waiting: the request is called back, the exception goes on
-            self._leave(_Cancel(ticket))
+            self._call_back(ticket)
             raise
         if not answered:
-            self._leave(_Cancel(ticket))
+            self._call_back(ticket)
             raise call.late()
         if ticket.error is not None:
             raise ticket.error
         assert ticket.result is not None
         return outputs_of(ticket.result)
 
-    def _leave(self, item: _Ticket | _Cancel) -> None:
-        """Hand `item` to the background thread; only the first of a round pays for waking it."""
+    def _leave(self, ticket: _Ticket) -> None:
+        """Hand `ticket` to the background thread; only the first of a round pays for waking it."""
         inbox = self._inbox
-        inbox.append(item)
+        inbox.append(ticket)
         if len(inbox) == 1:
             self._running().call_soon_threadsafe(self._take)
+
+    def _call_back(self, ticket: _Ticket) -> None:
+        """The caller of `ticket` waits no more. Always wakes: an exception may have come before _leave did."""
+        self._inbox.append(_Cancel(ticket))
+        self._running().call_soon_threadsafe(self._take)
 
     def _take(self) -> None:
         inbox = self._inbox

@@ -12,6 +12,7 @@ import pytest
 import paceline
 from paceline.cli.edge import exit_code
 from paceline.client import ServerUnreachable
+from paceline.config import KEYS
 from paceline.protocol import errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,17 @@ def test_help_takes_few_times_as_long_as_python_itself() -> None:
 
     # 0.1 s against 0.02 s on an idle machine; a load of any size slows both.
     assert best_s("-m", "paceline", "--help") < 0.1 + 15 * best_s("-c", "pass")
+
+
+def test_help_shows_the_defaults_of_the_settings() -> None:
+    text = " ".join(
+        run("-m", "paceline", "serve", "--help", env={"COLUMNS": "200", "PYTHONPATH": str(ROOT)}).stdout.split()
+    )
+    defaults = {key.flag: key.default for key in KEYS}
+    for flag in ("--host", "--port", "--api-workers", "--max-batch-size", "--latency-budget-ms"):
+        default = defaults[flag]
+        shown = f"{default:g}" if isinstance(default, float) else default
+        assert f"[default: ({shown})]" in text
 
 
 def test_every_public_name_is_there_and_no_other() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -446,6 +450,25 @@ def test_headers_that_would_smuggle_are_refused_without_showing_them(kind: type[
     with pytest.raises(ConfigError) as caught:
         kind("http://x", headers={"authorization": "secret\r\nevil: 1"})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_https_checks_the_certificate_that_the_caller_trusts(kind: type[Client], tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}"
+    subprocess.run(
+        ["openssl", *words.split(), "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with FakeServer(echo, tls=context) as server:
+        url = server.url.replace("http://127.0.0.1", "https://localhost")
+        with kind(url, ssl_context=ssl.create_default_context(cafile=certificate)) as client:
+            for _ in range(2):
+                np.testing.assert_array_equal(np.asarray(client.predict("echo", x=IMAGE)), IMAGE)
+        assert server.connections == 1
+        with kind(url) as client, pytest.raises(ServerUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            client.predict("echo", x=IMAGE)
 
 
 def test_many_threads_share_one_client(server: FakeServer) -> None:
