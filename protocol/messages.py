@@ -21,15 +21,25 @@ from paceline.protocol.head import Frames as Frames
 from paceline.protocol.head import open_head as open_head
 from paceline.protocol.head import pack_head as pack_head
 from paceline.protocol.head import unpack_head as unpack_head
+from paceline.protocol.hot_record import hot_record
 from paceline.protocol.limits import ID_CHARS_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX
 from paceline.protocol.tensor import Buffer
-from paceline.protocol.tree import Packed, Tree, pack_tree, unpack_tree
+from paceline.protocol.tree import (
+    Packed,
+    Tree,
+    pack_lone_call,
+    pack_lone_tensor,
+    pack_tree,
+    unpack_lone_call,
+    unpack_tree,
+)
 
 INFER, CANCEL, ANSWERS, FORECAST = 1, 2, 3, 4
 ORIGIN_BYTES: Final = 16
 CANCELLED: Final = "cancelled"
 
 
+@hot_record
 @dataclass(frozen=True, slots=True)
 class InferItem:
     """One request on its way to a worker.
@@ -55,6 +65,9 @@ class InferItem:
 
     def call(self) -> tuple[tuple[Tree, ...], dict[str, Tree]]:
         """(args, kwargs), tensors viewing the message's bytes. Raises ProtocolError if they are not well-formed."""
+        lone = unpack_lone_call(self.packed, self.frames)
+        if lone is not None:
+            return (lone,), {}
         tree = unpack_tree(self.packed, self.frames)
         if isinstance(tree, tuple) and len(tree) == 2:
             args, kwargs = tree
@@ -79,6 +92,7 @@ class Cancel:
     counters: tuple[int, ...]
 
 
+@hot_record
 @dataclass(frozen=True, slots=True)
 class Result:
     """One request's result tree, packed; `batch_rows`, `queue_us` and `run_us` say how it was served."""
@@ -133,6 +147,10 @@ Message: TypeAlias = Infer | Cancel | Answers | Forecast
 
 def pack_call(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Packed, tuple[Buffer, ...]]:
     """(packed, frames) of an InferItem's arguments. Raises InvalidInput if they cannot travel."""
+    if len(args) == 1 and not kwargs:
+        lone = pack_lone_call(args[0])
+        if lone is not None:
+            return lone, ()
     frames: list[Buffer] = []
     try:
         packed = pack_tree((args, kwargs), frames)
@@ -143,6 +161,9 @@ def pack_call(args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> tuple[Packed, 
 
 def pack_result(tree: Tree) -> tuple[Packed, tuple[Buffer, ...]]:
     """(packed, frames) of a Result's tree. Raises ModelError if it cannot travel."""
+    lone = pack_lone_tensor(tree)
+    if lone is not None:
+        return lone, ()
     frames: list[Buffer] = []
     try:
         packed = pack_tree(tree, frames)

@@ -12,11 +12,13 @@ import numpy.typing as npt
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput, ProtocolError
+from paceline.protocol.hot_record import hot_record
 from paceline.protocol.limits import FRAME_BYTES_MAX, TENSOR_RANK_MAX
 
 Buffer: TypeAlias = bytes | memoryview
 
 
+@hot_record
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """`data` holds exactly `prod(shape) * dtype.itemsize` bytes, row-major, little-endian; it is never copied here."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from paceline.protocol.errors import PacelineError, RequestError
+from paceline.protocol.hot_record import hot_record
 from paceline.protocol.tree import Tree
 
 
+@hot_record
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request's call of a method. `rows` counts along the input batch dim (1 where the method is not batchable);

@@ -7,7 +7,10 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from math import inf
 
+from paceline.protocol.hot_record import hot_record
 
+
+@hot_record
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """A request wants to be served by `deadline`. Requests with equal keys may share a batch.
