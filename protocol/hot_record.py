@@ -30,6 +30,6 @@ def hot_record(cls: type[T]) -> type[T]:
         else:
             twin_fields.append((spec.name, Any, field()))
     twin = make_dataclass(cls.__name__, twin_fields)
-    cls.__init__ = twin.__init__  # type: ignore[method-assign]  # the same fields, assigned plainly
+    cls.__init__ = twin.__init__  # type: ignore[method-assign, misc]  # the same fields, assigned plainly
     del cls.__setattr__, cls.__delattr__
     return cls
