@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,9 +12,6 @@ from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import DeadlineExceeded, InvalidParameter, RequestError
 from paceline.protocol.limits import REQUEST_ID_CHARS_MAX
 
-Outputs: TypeAlias = dict[str, Array]
-Prediction: TypeAlias = Array | Outputs
-
 # How long past its deadline a server is waited for: its own 504 keeps the connection, only a silent one costs it.
 ANSWER_GRACE_S = 0.05
 # How long an answer is waited for if the caller names no time-out.
@@ -21,6 +19,19 @@ TIMEOUT_S = 30.0
 _PRIORITY_MAX = 2**31 - 1
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 10.0
+
+
+class Outputs(dict[str, Array]):
+    """Arrays by output name. `batch_rows`: the rows of the batch that the call ran in, 0 if the server did not say."""
+
+    __slots__ = ("batch_rows",)
+
+    def __init__(self, arrays: Iterable[tuple[str, Array]], batch_rows: int = 0) -> None:
+        super().__init__(arrays)
+        self.batch_rows = batch_rows
+
+
+Prediction: TypeAlias = Array | Outputs
 
 
 @dataclass(frozen=True, slots=True)

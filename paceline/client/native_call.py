@@ -127,8 +127,9 @@ def outputs_of(result: Result) -> Outputs:
     """The arrays of a result by output name, each the caller's own. Raises ProtocolError if it is not well-formed."""
     tree = result.tree()
     if type(tree) is Tensor:
-        return {"output_0": array_of(tree)}
-    return {name: array_of(leaf) for name, leaf in named_leaves(tree) if leaf is not None}
+        return Outputs((("output_0", array_of(tree)),), result.batch_rows)
+    named = [(name, array_of(leaf)) for name, leaf in named_leaves(tree) if leaf is not None]
+    return Outputs(named, result.batch_rows)
 
 
 def check_binding(method: MethodSpec, positional: int, named: dict[str, object]) -> None:

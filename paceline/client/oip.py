@@ -114,10 +114,12 @@ def infer_answer(response: Response) -> Outputs:
                 f"the server's {HEAD_LENGTH} is {length[:32]!r}, the body has {len(response.body)} bytes"
             )
     body = memoryview(response.body)
-    outputs = _json_object(body[:head_bytes]).get("outputs")
+    answer = _json_object(body[:head_bytes])
+    outputs = answer.get("outputs")
     if not isinstance(outputs, list):
         raise ProtocolError("the server's answer has no outputs")
-    return dict(_outputs(outputs, body, head_bytes))
+    batch_rows = _mapping(answer.get("parameters")).get("batch_rows")
+    return Outputs(_outputs(outputs, body, head_bytes), batch_rows if type(batch_rows) is int else 0)
 
 
 def read_inputs(metadata: Mapping[str, Any], method: str | None) -> Inputs:

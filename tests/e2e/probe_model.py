@@ -14,6 +14,8 @@ REFUSED = 13.0
 class Probe(nn.Module):
     """float32[n, k] -> float32[n, k]: x + 1. A row of POISON kills the process, a row of REFUSED raises ValueError."""
 
+    one: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("one", torch.ones(1))

@@ -165,14 +165,15 @@ BAD_REQUESTS: list[tuple[str, str, bytes, dict[str, str], int, str]] = [
         "invalid_input",
     ),
     (
-        "wrong number of inputs",
+        "too many inputs",
         "/v2/models/probe/infer",
         b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]},'
         b'{"name":"z","shape":[1],"datatype":"FP32","data":[1]}]}',
         {},
         400,
-        "invalid_input",
+        "invalid_parameter",
     ),
+    ("too few inputs", "/v2/models/probe/infer", b'{"inputs":[]}', {}, 400, "invalid_input"),
     (
         "truncated binary body",
         "/v2/models/probe/infer",
@@ -239,14 +240,14 @@ def test_drain_finishes_what_was_accepted(serve: Callable[..., Server]) -> None:
 
     answers = asyncio.run(run())
     assert [status for status, _ in answers] == [200] * 21
-    assert server.stop() == 0
+    assert server.process.wait(40) == 0
     assert not any(server.run_dir.glob("*.sock"))
 
 
 def all_accepted(server: Server, count: int) -> bool:
     """Whether the API servers have taken `count` infer requests, by the counters in their slots."""
     apis = [process for process in server.status()["processes"] if process["kind"] == "api_server"]
-    return sum(process["requests"] for process in apis) >= count
+    return sum(int(process["requests"]) for process in apis) >= count
 
 
 def test_a_second_interrupt_stops_at_once(server: Server) -> None:
@@ -283,3 +284,12 @@ def test_the_command_line_predicts_lists_and_shows(server: Server, tmp_path: Pat
     assert "nap" in json.dumps(run("models", "show", "probe:latest", "--json"))
     kinds = {process["kind"] for process in server.status()["processes"]}
     assert {"supervisor", "api_server", "worker"} <= kinds
+
+
+def test_named_outputs_say_which_batch_they_were_in(server: Server) -> None:
+    x = np.zeros((3, 4), np.float32)
+    for url in (server.url, f"ipc://{server.run_dir}"):
+        with paceline.Client(url) as client:
+            outputs = client.predict_named("probe", x)
+            assert list(outputs) == ["output_0"]
+            assert outputs.batch_rows == 3
