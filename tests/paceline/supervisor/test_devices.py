@@ -70,7 +70,8 @@ def test_worker_sees_one_entry_of_the_users_own_list(visible: str | None, device
 
 
 def test_cores_are_shared_out_among_workers() -> None:
-    assert [devices.threads_per_worker(8, workers) for workers in (1, 3, 8, 16)] == [8, 2, 1, 1]
+    assert [devices.threads_per_worker(8, workers) for workers in (1, 3, 8, 16)] == [7, 2, 1, 1]
+    assert [devices.threads_per_worker(cores, 1) for cores in (1, 2, 3)] == [1, 1, 2]
     assert set(devices.thread_variables(3).values()) == {"3"}
 
 
