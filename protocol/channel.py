@@ -1,4 +1,5 @@
-"""Sockets: the only module that imports zmq. Blocking for workers and the supervisor, asyncio for API servers.
+"""Sockets: beside curve.py the only module that imports zmq. Blocking for workers and the supervisor, asyncio for the
+others.
 
 A `Channels` owns one ZeroMQ context; `bind` gives a ServerSocket (many peers, by identity), `connect` a ClientSocket
 (one server). Both send and receive whole multipart messages without ever blocking: a full pipe or an unreachable peer
@@ -13,23 +14,28 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from socket import gethostbyname
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import zmq
 
-from paceline.protocol import limits
+from paceline.protocol import curve, limits
 from paceline.protocol.errors import StartError
+from paceline.protocol.keys import AllowList, ClientKeys, ServerKeys
 from paceline.protocol.messages import ORIGIN_BYTES
+from paceline.protocol.remote import LOCAL_FIRST, REMOTE_FIRST, is_remote
+from paceline.protocol.tcp import split_tcp
 from paceline.protocol.tensor import Buffer
 
 _REFUSED = (errno.EAGAIN, errno.EHOSTUNREACH)
 _RECEIVE_BURST = 64
+_DROPPED_MAX = 1024
 
 
-def fresh_incarnation() -> bytes:
+def fresh_incarnation(*, remote: bool = False) -> bytes:
     """A new random identity for one start of one process; ZeroMQ reserves a first byte of 0."""
-    return b"\x01" + os.urandom(ORIGIN_BYTES - 1)
+    return (REMOTE_FIRST if remote else LOCAL_FIRST) + os.urandom(ORIGIN_BYTES - 1)
 
 
 def ipc_address(path: Path) -> str:
@@ -48,6 +54,7 @@ class Channels:
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
+        self._gate: curve.Gate | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +63,9 @@ class Channels:
         self.close()
 
     def close(self) -> None:
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
         self._context.destroy(linger=limits.SOCKET_LINGER_MS)
 
     def bind(self, address: str) -> ServerSocket:
@@ -81,6 +91,36 @@ class Channels:
         socket.connect(address)
         return ClientSocket(socket)
 
+    def bind_remote(self, address: str, keys: ServerKeys) -> RemoteServerSocket:
+        """A server socket on `address` (tcp://host:port, port 0 = a free one) for clients that `keys` let in.
+
+        Raises StartError if it cannot be bound. All of one process have the same keys.
+        """
+        host, port = split_tcp(address)
+        if self._gate is None:
+            self._gate = curve.Gate(self._context, AllowList(keys.clients))
+        socket = self._socket(zmq.ROUTER)
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        curve.guard_server(socket, keys)
+        try:
+            socket.bind(f"tcp://{_ipv4(host)}:{port or '*'}")
+        except (zmq.ZMQError, OSError) as error:
+            socket.close(0)
+            raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
+        return RemoteServerSocket(socket, self._gate)
+
+    def connect_remote(
+        self, address: str, identity: bytes, keys: ClientKeys, *, only_connected: bool = False
+    ) -> ClientSocket:
+        """As `connect`, to a server on another machine. `only_connected`: nothing is taken for a connection that does
+        not stand yet, and what a broken one did not deliver is dropped."""
+        socket = self._socket(zmq.DEALER)
+        socket.set(zmq.IDENTITY, identity)
+        socket.set(zmq.IMMEDIATE, int(only_connected))
+        curve.guard_client(socket, keys)
+        socket.connect(address)
+        return ClientSocket(socket)
+
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.set(zmq.LINGER, limits.SOCKET_LINGER_MS)
@@ -98,6 +138,11 @@ def _local(address: str) -> None:
     """Refuse what leaves the host: without keys anyone who reaches the port could run the models and read requests."""
     if not address.startswith(("ipc://", "inproc://")):
         raise StartError(f"address {address} is not on this host; expected ipc://PATH, since tcp needs CURVE keys")
+
+
+def _ipv4(host: str) -> str:
+    """The address of `host`: ZeroMQ binds to no names. Raises OSError if it has none."""
+    return gethostbyname(host)
 
 
 class _Socket:
@@ -126,11 +171,16 @@ class _Socket:
     def _receive_parts(self) -> list[Buffer] | None:
         """One multipart message, None if none waits. Identity and head are copied: they are small and parsed at once;
         large buffers stay in ZeroMQ's memory and are viewed."""
-        socket, copied = self.zmq, self._copied
         try:
-            parts: list[Buffer] = [socket.recv(zmq.NOBLOCK)]
+            first = self.zmq.recv(zmq.NOBLOCK)
         except zmq.Again:
             return None
+        return self._receive_after(first)
+
+    def _receive_after(self, first: Buffer) -> list[Buffer]:
+        """The message that begins with `first`."""
+        socket, copied = self.zmq, self._copied
+        parts: list[Buffer] = [first]
         while socket.rcvmore:
             if len(parts) < copied:
                 parts.append(socket.recv())
@@ -170,6 +220,28 @@ class ServerSocket(_Socket):
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
         """Hand `parts` to ZeroMQ for `peer`; False if its pipe is full or it is not connected."""
         return self._send_parts([peer, *parts])
+
+
+class RemoteServerSocket(ServerSocket):
+    """Peers on other machines. What comes from a client whose key is no longer allowed, or under a name that is not a
+    remote one's, is dropped."""
+
+    def __init__(self, socket: zmq.Socket[bytes], gate: curve.Gate) -> None:
+        super().__init__(socket)
+        self._gate = gate
+
+    def receive(self) -> tuple[bytes, list[Buffer]] | None:
+        """As ServerSocket.receive, without what is dropped; that counts as one that waits no more."""
+        for _ in range(_DROPPED_MAX):
+            try:
+                first = self.zmq.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            peer = first.bytes
+            parts = self._receive_after(peer)
+            if len(peer) == ORIGIN_BYTES and is_remote(peer) and self._gate.allows(curve.user_of(first)):
+                return peer, parts[1:]
+        return None
 
 
 class ClientSocket(_Socket):

@@ -47,13 +47,15 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """A child's own word on its state. READY of a worker carries the address of its data socket and its device."""
+    """A child's own word on its state. READY of a worker carries the address of its data socket and its device, and if
+    it listens for other machines, `remote_address`."""
 
     incarnation: bytes
     state: str
     detail: str = ""
     address: str = ""
     device: str = ""
+    remote_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

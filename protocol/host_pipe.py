@@ -23,6 +23,7 @@ class Pipe(Protocol):
 
 
 Connect: TypeAlias = Callable[[str, Callable[[list[Buffer]], None]], Pipe]
+AsSent: TypeAlias = Callable[[list[InferItem]], tuple[InferItem, ...]]
 
 
 def connector(channels: Channels, incarnation: bytes, loop: asyncio.AbstractEventLoop) -> Connect:
@@ -34,20 +35,23 @@ def connector(channels: Channels, incarnation: bytes, loop: asyncio.AbstractEven
     return connect
 
 
-def infer_messages(origin: bytes, items: list[InferItem]) -> Iterator[tuple[list[InferItem], list[Buffer]]]:
+def infer_messages(
+    origin: bytes, items: list[InferItem], as_sent: AsSent = tuple
+) -> Iterator[tuple[list[InferItem], list[Buffer]]]:
     """`items` as messages of at most 64 requests, about 1 MB and 1,024 frames; one larger request goes alone.
 
     What an encoded message weighs is known only then, so one that is too large is halved: only heads are redone.
+    `as_sent` turns items into what travels: over tcp with other times.
     """
     for at in range(0, len(items), limits.MESSAGE_REQUESTS_MAX):
         part = items[at : at + limits.MESSAGE_REQUESTS_MAX]
-        message = encode(Infer(origin, tuple(part)))
+        message = encode(Infer(origin, as_sent(part)))
         if len(part) == 1 or not _too_large(message):
             yield part, message
             continue
         half = len(part) // 2
-        yield from infer_messages(origin, part[:half])
-        yield from infer_messages(origin, part[half:])
+        yield from infer_messages(origin, part[:half], as_sent)
+        yield from infer_messages(origin, part[half:], as_sent)
 
 
 def _too_large(message: list[Buffer]) -> bool:

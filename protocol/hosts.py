@@ -25,7 +25,7 @@ from paceline.protocol.errors import (
     RequestError,
     error_from_code,
 )
-from paceline.protocol.host_pipe import Connect, Pipe, infer_messages
+from paceline.protocol.host_pipe import AsSent, Connect, Pipe, infer_messages
 from paceline.protocol.ledger import Entry, Ledger, LedgerLimits
 from paceline.protocol.messages import (
     CANCELLED,
@@ -90,11 +90,13 @@ class Hosts:
         loop: asyncio.AbstractEventLoop,
         connect: Connect,
         clock: Clock | type[SystemClock] = SystemClock,
+        as_sent: AsSent = tuple,
     ) -> None:
         http = serve.http
         self._origin = incarnation
         self._loop = loop
         self._connect = connect
+        self._as_sent = as_sent
         self._now_ns = clock.now_ns
         self._now = clock.now
         self._runners = tuple(runner.name for runner in serve.runners)
@@ -259,7 +261,7 @@ class Hosts:
         dirty, self._dirty = self._dirty, set()
         for runner in dirty:
             for incarnation, items in self._ledger.take(runner):
-                for part, message in infer_messages(self._origin, items):
+                for part, message in infer_messages(self._origin, items, self._as_sent):
                     if not self._peers[incarnation].pipe.send(message):
                         self._ledger.unsent(incarnation, part)
                         self._dirty.add(runner)

@@ -70,3 +70,8 @@ HANG_S = 3.0
 SOCKET_HWM = 65_536
 SOCKET_LINGER_MS = 200
 IPC_PATH_BYTES_MAX = 100
+
+# Clients on other machines: messages in one direction of one connection (a window is WINDOW_REQUESTS), and their keys.
+REMOTE_HWM = 2048
+KEY_FILE_BYTES_MAX = 4096
+CLIENT_KEYS_MAX = 1024

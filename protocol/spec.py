@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from paceline.protocol.errors import ModelNotFound, ProtocolError, did_you_mean
 from paceline.protocol.head import unpack_value
 from paceline.protocol.records import field_value
 from paceline.protocol.signature import MethodSpec, spec_from_plain, spec_to_plain
+from paceline.protocol.tcp import PORT_MAX, split_tcp, tcp_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,22 @@ class HttpSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class NativeSpec:
+    """The side for native clients on other machines: where to listen (tcp://host:port, empty = nowhere), and the folder
+    of the keys. The keys themselves stay in their files."""
+
+    listen: str = ""
+    keys: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSpec:
-    """One server: its runners by name, its HTTP side, the private run directory (0700)."""
+    """One server: its runners by name, its HTTP side, the private run directory (0700), its side for other machines."""
 
     runners: tuple[RunnerSpec, ...]
     http: HttpSpec
     run_dir: str
+    native: NativeSpec = NativeSpec()
 
     def runner(self, name: str) -> RunnerSpec:
         """The runner `name`. Raises ModelNotFound that names the nearest."""
@@ -78,6 +89,19 @@ class ServeSpec:
         raise ModelNotFound(
             f"runner {name!r} is not served here.{did_you_mean(name, names)} Served: {', '.join(names) or 'none'}."
         )
+
+    def native_address(self, runner: str, index: int) -> str:
+        """Where worker `index` of `runner` listens for other machines: on the ports after the server's own, in order,
+        so that a firewall can know them. Port 0 = a free one."""
+        host, port = split_tcp(self.native.listen)
+        names = [each.name for each in self.runners]
+        own = port + 1 + sum(each.workers for each in self.runners[: names.index(runner)]) + index
+        return tcp_address(host, own if port > 0 and own <= PORT_MAX else 0)
+
+    def for_remote(self) -> ServeSpec:
+        """What a client on another machine is told: no path and no address of this one."""
+        runners = tuple(replace(runner, store_home="") for runner in self.runners)
+        return ServeSpec(runners, replace(self.http, host="", port=0), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +146,15 @@ def _serve_plain(spec: ServeSpec) -> dict[str, object]:
         {**_named_plain(runner), "methods": [spec_to_plain(method) for method in runner.methods]}
         for runner in spec.runners
     ]
-    return {"runners": runners, "http": _named_plain(spec.http), "run_dir": spec.run_dir}
+    return {
+        "runners": runners,
+        "http": _named_plain(spec.http),
+        "run_dir": spec.run_dir,
+        "native": _named_plain(spec.native),
+    }
 
 
-def _named_plain(spec: RunnerSpec | HttpSpec | ChildSpec) -> dict[str, object]:
+def _named_plain(spec: RunnerSpec | HttpSpec | NativeSpec | ChildSpec) -> dict[str, object]:
     return {f.name: getattr(spec, f.name) for f in fields(spec)}
 
 
@@ -155,5 +184,6 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "ServeSpec": _serve,
     "RunnerSpec": partial(_build, RunnerSpec),
     "HttpSpec": partial(_build, HttpSpec),
+    "NativeSpec": partial(_build, NativeSpec),
     "MethodSpec": _method,
 }

@@ -14,13 +14,15 @@ import numpy as np
 from paceline.protocol import control, dtypes, messages
 from paceline.protocol.control import ControlMessage
 from paceline.protocol.messages import Answers, Cancel, Failure, Forecast, Infer, InferItem, Message, Result
+from paceline.protocol.remote import as_sent
 from paceline.protocol.signature import InputSpec, MethodSpec
-from paceline.protocol.spec import ChildSpec, HttpSpec, RunnerSpec, ServeSpec
+from paceline.protocol.spec import ChildSpec, HttpSpec, NativeSpec, RunnerSpec, ServeSpec
 from paceline.protocol.tensor import Strings, Tensor, from_numpy
 from paceline.protocol.tree import Tree
 
 ORIGIN = bytes(range(1, 17))
 WORKER = bytes(range(17, 33))
+REMOTE_ORIGIN = bytes(range(2, 18))
 
 
 def ramp(dtype: dtypes.DType, *shape: int) -> Tensor:
@@ -86,6 +88,7 @@ DATA: dict[str, Message] = {
         ),
     ),
     "infer_dtypes": Infer(ORIGIN, (item(2, (), every_dtype()),)),
+    "infer_remote": Infer(REMOTE_ORIGIN, as_sent([item(1, (ramp(dtypes.F32, 1, 4),)), item(2, (7,))], 1_250_000_000)),
     "infer_long_values": Infer(
         ORIGIN, (item(3, (b"b" * 4097, "té" * 2049, Strings((2,), (b"s" * 4096, b"t")), Strings((0,), ()))),)
     ),
@@ -123,12 +126,19 @@ SERVE = ServeSpec(
     ),
     HttpSpec(port=0, api_workers=2),
     "/run/paceline",
+    NativeSpec("tcp://0.0.0.0:7400", "/etc/paceline/keys"),
 )
 CHILD = ChildSpec(SERVE, "worker", "net", 1, WORKER, "ipc:///run/paceline/c", "/run/paceline/slot-1", 4321, 9, (5, 6))
 
 CONTROL: dict[str, ControlMessage] = {
     "hello": control.Hello("worker", "net", 1, WORKER, 1234),
-    "child_state": control.ChildState(WORKER, control.State.READY, address="ipc:///run/paceline/h-1", device="cpu"),
+    "child_state": control.ChildState(
+        WORKER,
+        control.State.READY,
+        address="ipc:///run/paceline/h-1",
+        device="cpu",
+        remote_address="tcp://0.0.0.0:7401",
+    ),
     "topology": control.Topology(
         7,
         False,
