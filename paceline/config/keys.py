@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paceline.config.kinds import Devices, Dispatch, Flag, Folder, HostName, Integer, Kind, Number, Size
+from paceline.config.kinds import Devices, Dispatch, Endpoint, Flag, Folder, HostName, Integer, Kind, Number, Size
 from paceline.protocol import limits
 from paceline.protocol.errors import ConfigError, did_you_mean
 
@@ -70,6 +70,9 @@ KEYS: tuple[Key, ...] = (
         "the most unanswered requests of one API server at one worker"),
     Key("server", "pending_requests", Integer(1, 1_000_000), limits.PENDING_REQUESTS_MAX,
         "the most requests that wait in one API server for a worker"),
+    Key("server", "native_listen", Endpoint(), None,
+        "where native clients on other machines connect; needs native_keys", unset="off"),
+    Key("server", "native_keys", Folder(), None, "the folder made by `paceline keys new`", unset="off"),
     Key("server", "run_dir", Folder(), None, "the private folder of sockets and locks", unset="auto"),
     Key("store", "home", Folder(), None, "the folder of the model store", unset="auto"),
     Key("runner", "workers", Integer(1, 1024), None, "how many worker processes", unset="auto"),

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from paceline.protocol.tcp import split_tcp, tcp_address
+
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _SIZE = re.compile(r"([0-9]{1,15})\s*([kKMGT]?i?B)", re.ASCII)
 _DEVICE = re.compile(r"[a-z]{1,16}(:[0-9]{1,3})?")
@@ -102,6 +104,21 @@ class HostName:
         if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z.:%_-]{1,255}", value):
             raise ValueError
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where native clients on other machines connect."""
+
+    expected: str = 'an address such as "tcp://0.0.0.0:7400" (an IPv4 address or a host name; port 0 = a free one)'
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            return tcp_address(*split_tcp(value))
+        except ValueError as error:
+            raise ValueError from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class ServerSettings:
     drain_grace_s: float
     window_requests: int
     pending_requests: int
+    native_listen: str | None
+    native_keys: Path | None
     run_dir: Path
 
 
@@ -203,6 +205,13 @@ def _build(entries: list[Entry]) -> Config:
             f'server.host is "{settings.host}" ({origin}): other machines could use the models, and nobody is asked '
             f"who they are. Listen on 127.0.0.1 behind a proxy that authenticates, or accept it with --insecure "
             f"(server.insecure = true)."
+        )
+    if settings.native_listen is not None and settings.native_keys is None:
+        origin = _layered("server", entries)["native_listen"][1]
+        raise ConfigError(
+            f'server.native_listen is "{settings.native_listen}" ({origin}) without server.native_keys: over tcp only '
+            f"clients with keys are let in. Make keys with `paceline keys new DIR`, let a client in with "
+            f"`paceline keys client DIR NAME`, and give --native-keys DIR."
         )
     return Config(tuple(entries), settings, home)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.config.keys import BY_NAME, SECTIONS, find_key
+from paceline.config.kinds import Folder
 from paceline.protocol.errors import ConfigError, did_you_mean
 
 FILE_NAME = "paceline.toml"
@@ -155,8 +156,9 @@ def _from_section(section: str, table: Mapping[str, object], lines: _Lines, fold
 
 def _from_folder(section: str, name: str, value: object, folder: Path) -> object:
     """A relative path in a file is relative to the file."""
-    if (section, name) in (("store", "home"), ("server", "run_dir")) and isinstance(value, str) and value:
-        return value if value.startswith("~") or value == "auto" else str(folder / value)
+    key = BY_NAME.get(name)
+    if key is not None and key.section == section and isinstance(key.kind, Folder) and isinstance(value, str) and value:
+        return value if value.startswith("~") or value == key.unset else str(folder / value)
     return value
 
 

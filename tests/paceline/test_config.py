@@ -264,6 +264,33 @@ def test_a_config_travels_as_messagepack(tmp_path: Path) -> None:
             Config.from_plain(damaged)
 
 
+def test_other_machines_need_keys_and_it_says_how_to_make_them() -> None:
+    text = refusal({"native_listen": "tcp://0.0.0.0:7400"})
+    assert "(flag --native-listen) without server.native_keys" in text
+    assert "paceline keys new DIR" in text
+    environ = {"PACELINE_SERVER__NATIVE_LISTEN": "tcp://gpu-1:0", "PACELINE_SERVER__NATIVE_KEYS": "/etc/keys"}
+    server = load_config({}, None, environ).server
+    assert (server.native_listen, server.native_keys) == ("tcp://gpu-1:0", Path("/etc/keys"))
+    server = load_config({"native_listen": "off"}, None, environ).server
+    assert (server.native_listen, server.native_keys) == (None, Path("/etc/keys"))
+    assert load_config({}, None, {}).server.native_listen is None
+
+
+@pytest.mark.parametrize(
+    "address", ["7400", "tcp://*:7400", "tcp://0.0.0.0", "tcp://[::]:7400", "ipc:///x", "http://a:1"]
+)
+def test_where_other_machines_connect_is_a_tcp_address(address: str) -> None:
+    assert "tcp://0.0.0.0:7400" in refusal({"native_listen": address, "native_keys": "/k"})
+
+
+def test_relative_key_folder_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    file = written(tmp_path / "etc", '[server]\nnative_keys = "keys"\n')
+    assert load_config({}, file, {}).server.native_keys == tmp_path / "etc" / "keys"
+    file.write_text('[server]\nnative_keys = "off"\nrun_dir = "auto"\n')
+    assert load_config({}, file, {}).server.native_keys is None
+
+
 def test_key_names_are_unique_so_that_a_flag_is_the_name_alone() -> None:
     assert len({key.name for key in KEYS}) == len(KEYS)
     assert all(key.doc and not key.doc.endswith(".") for key in KEYS)
