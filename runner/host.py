@@ -149,7 +149,7 @@ class Host:
         """Take in all that came, decide once, do it. Raises DeviceBroken: the process must end, unanswered."""
         events: list[Event] = []
         for peer, parts in self._port.drain():
-            self.intake.receive(peer, parts, events)
+            self.intake.receive(peer, parts, events, self._clock.now_ns())
         # Only now: what was in the pipe when the drain began had been accepted.
         self.intake.draining = self.draining
         now = self._clock.now()

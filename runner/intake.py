@@ -22,6 +22,7 @@ from paceline.protocol.errors import (
     did_you_mean,
 )
 from paceline.protocol.messages import CANCELLED, Cancel, Infer, InferItem, decode
+from paceline.protocol.remote import as_received, is_remote
 from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tensor import Buffer
 from paceline.runner.dispatcher import Arrived, Cancelled, Event
@@ -36,10 +37,12 @@ _NAME_CHARS_SHOWN = 100
 
 @dataclass(frozen=True, slots=True)
 class IntakeLimits:
-    """`queue_timeout_s`: longest wait before a start, None = until the deadline. `rows_max`: of one request."""
+    """`queue_timeout_s`: longest wait before a start, None = until the deadline. `rows_max`: of one request.
+    `remote_budget_s`: the most time that a client on another machine may leave for a request."""
 
     queue_timeout_s: float | None = None
     rows_max: int = limits.REQUEST_ROWS_MAX
+    remote_budget_s: float = limits.TIMEOUT_MAX_MS / 1000
     queue_bytes_max: int = limits.QUEUE_BYTES_MAX
 
 
@@ -62,13 +65,14 @@ class Intake:
         self.duplicates = 0
         self.draining = False
         self._rows_max = bounds.rows_max
+        self._remote_budget_ns = round(bounds.remote_budget_s * 1e9)
         self._terms = {method.name: _terms(method) for method in methods}
         self._outbox = outbox
         self._blamed: set[bytes] = set()
 
-    def receive(self, peer: bytes, parts: list[Buffer], events: list[Event]) -> None:
+    def receive(self, peer: bytes, parts: list[Buffer], events: list[Event], now_ns: int) -> None:
         """Append what the message of `peer` means to `events`. One that nobody can read is counted and dropped: it has
-        no request to answer."""
+        no request to answer. One from another machine has its times set by our clock, `now_ns`."""
         try:
             message = decode(parts)
             if not isinstance(message, (Infer, Cancel)):
@@ -79,6 +83,8 @@ class Intake:
             self._blame(peer, error)
             return
         if isinstance(message, Infer):
+            if is_remote(peer):
+                message = as_received(message, now_ns, self._remote_budget_ns)
             self._take(message, len(parts[0]), events)
         else:
             self._cancel(message, events)

@@ -27,6 +27,7 @@ from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, RunnerSpec
 from paceline.runner import log
 from paceline.runner.calls import DeviceBroken
+from paceline.runner.crossing import Crossing, open_remote
 from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
 from paceline.runner.host import Engine, Host
 from paceline.runner.intake import IntakeLimits
@@ -46,7 +47,7 @@ class Worker:
     """One worker's life: `start`, `wait_ready`, `serve` until a `drain` is over, `stop`."""
 
     _control: ClientSocket
-    _data: ServerSocket
+    _sockets: tuple[ServerSocket | ClientSocket, ...]
     _host: Host
     _beat: threading.Event
 
@@ -71,15 +72,22 @@ class Worker:
         runner = self._runner
         self._say(State.LOADING)
         engine, seen = self._load()
-        self._data = self._channels.bind(ipc_address(Path(self._spec.serve.run_dir) / f"h-{os.urandom(8).hex()}"))
+        serve = self._spec.serve
+        data = self._channels.bind(ipc_address(Path(serve.run_dir) / f"h-{os.urandom(8).hex()}"))
+        remote = open_remote(self._channels, serve, self._spec.runner, self._spec.index)
+        self._sockets = (data, self._control) if remote is None else (data, self._control, remote)
         self._host = Host(
-            self._data,
+            data if remote is None else Crossing(data, remote),
             dispatcher_for(runner),
             engine,
             self._slot,
             runner.methods,
             SystemClock,
-            IntakeLimits(queue_timeout_s=_seconds(runner.queue_timeout_ms), rows_max=self._spec.serve.http.rows_max),
+            IntakeLimits(
+                queue_timeout_s=_seconds(runner.queue_timeout_ms),
+                rows_max=serve.http.rows_max,
+                remote_budget_s=serve.http.timeout_max_ms / 1000,
+            ),
             profile=self._device,
         )
         for observation in seen:
@@ -89,7 +97,7 @@ class Worker:
         gc.freeze()
         # Not earlier: until now nothing was taken that would have to be answered before going.
         signal.signal(signal.SIGTERM, self._terminate)
-        self._say(State.READY, address=self._data.address)
+        self._say(State.READY, address=data.address, remote_address="" if remote is None else remote.address)
         logger.info("worker ready", extra=self._ids())
 
     def serve(self) -> None:
@@ -98,7 +106,7 @@ class Worker:
         while not host.finished:
             left_s = host.wake_at() - now()
             if left_s > 0:
-                wait((self._data, self._control), min(left_s, _SLEEP_S_MAX), (self._signals.fileno(),))
+                wait(self._sockets, min(left_s, _SLEEP_S_MAX), (self._signals.fileno(),))
             host.turn()
             self._hear()
 
@@ -154,8 +162,8 @@ class Worker:
     def _terminate(self, number: int, frame: object) -> None:
         self._asked_to_end = True
 
-    def _say(self, state: State, detail: str = "", address: str = "") -> None:
-        message = ChildState(self._spec.incarnation, state, detail, address, self._device)
+    def _say(self, state: State, detail: str = "", address: str = "", remote_address: str = "") -> None:
+        message = ChildState(self._spec.incarnation, state, detail, address, self._device, remote_address)
         self._control.send(control.encode(message))
 
     def _ids(self) -> dict[str, object]:

@@ -10,6 +10,7 @@ import pytest
 
 from paceline.protocol import messages
 from paceline.protocol.messages import CANCELLED, Answers, Infer
+from paceline.protocol.remote import as_sent
 from paceline.runner.bulletin import INTERVAL_S
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.intake import IntakeLimits
@@ -467,3 +468,32 @@ def test_batch_costs_from_its_decision_to_the_next_one() -> None:
         bench.clock.advance(5.0)
     bench.settle()
     assert bench.port.forecasts(ALICE)[-1].seconds == pytest.approx((0.03,))
+
+
+REMOTE = b"\x02" + b"r" * 15
+
+
+def test_request_from_another_machine_gets_its_times_by_our_clock() -> None:
+    bench = Bench(max_batch_size=1, bounds=IntakeLimits(remote_budget_s=60.0))
+    late, early = bench.item(1, deadline_s=0.5), bench.item(2, deadline_s=0.005)
+    there_ns = 5_000_000_000
+    sent = as_sent(
+        [
+            replace(item, arrival_ns=there_ns - 250_000_000, deadline_ns=there_ns + item.deadline_ns - item.arrival_ns)
+            for item in (late, early)
+        ],
+        there_ns,
+    )
+    bench.send(*sent, origin=REMOTE)
+    bench.settle()
+    (failure,) = [failure for answers in bench.port.answers() for failure in answers.failures]
+    (result,) = [result for answers in bench.port.answers() for result in answers.results]
+    assert (failure.counter, failure.code) == (2, "infeasible_now")
+    assert (result.counter, result.queue_us) == (1, 250_000)
+
+
+def test_request_from_another_machine_has_no_more_time_than_the_server_grants() -> None:
+    bench = Bench(max_batch_size=1, bounds=IntakeLimits(remote_budget_s=0.005))
+    bench.send(*as_sent([bench.item(1, deadline_s=1e6)], bench.clock.now_ns()), origin=REMOTE)
+    bench.settle()
+    assert [failure.code for failure in bench.port.answers()[0].failures] == ["infeasible_now"]
