@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from paceline.config import KEYS, load_config
-from paceline.protocol.errors import PacelineError
+from paceline.protocol.errors import ConfigError, PacelineError
 from paceline.supervisor.events import Event, describe
 from paceline.supervisor.options import ServeOptions
 from paceline.supervisor.supervisor import serve
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
         return serve(ServeOptions(targets, config, trust=trust), _say)
     except PacelineError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # this is a command line
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def _say(event: Event) -> None:

@@ -133,6 +133,7 @@ class Crew:
         if seat.state == State.READY and not seat.was_ready:
             seat.was_ready = True
             seat.address = said.address
+            seat.remote_address = said.remote_address
             seat.policy.ready(now)
             seconds = now - seat.occupant.started_at
             self._emit(ChildReady(seat.kind, seat.name, seat.occupant.child.pid, seat.device, seconds))
@@ -310,7 +311,8 @@ class Crew:
     def _show(self, seat: Seat) -> None:
         if seat.kind == WORKER and seat.address and seat.occupant is not None:
             state = State.READY if seat.is_ready else State.DRAINING
-            self.picture.put(Host(seat.runner, seat.occupant.incarnation, seat.address, state))
+            host = Host(seat.runner, seat.occupant.incarnation, seat.address, state)
+            self.picture.put(host, seat.remote_address)
 
     def _group(self, kind: str, runner: str) -> list[Seat]:
         return [seat for seat in self.seats if seat.kind == kind and seat.runner == runner]

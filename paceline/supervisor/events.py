@@ -42,11 +42,13 @@ class ChildReady:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Every runner that can be served is ready, `seconds` after the start."""
+    """Every runner that can be served is ready, `seconds` after the start. `native`: the address for native clients on
+    other machines, if there is one."""
 
     url: str
     runners: tuple[str, ...]
     seconds: float
+    native: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,9 @@ def describe(event: Event) -> str:
             return f"loading {runner}: {model}:{version} on {', '.join(devices)}"
         case ChildReady(_, name, pid, device, seconds):
             return f"{name} ready in {seconds:.2f} s (pid {pid}{', ' + device if device else ''})"
-        case Ready(url, runners, seconds):
-            return f"ready: {', '.join(runners)} on {url} after {seconds:.2f} s"
+        case Ready(url, runners, seconds, native):
+            where = f"{url} and {native}" if native else url
+            return f"ready: {', '.join(runners)} on {where} after {seconds:.2f} s"
         case ChildDied(_, name, pid, _, explanation, _):
             return f"{name} (pid {pid}) died: {explanation}"
         case Restarting(_, name, delay_s):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from paceline.config import Config, RunnerSettings
 from paceline.protocol.child import die_with_parent
 from paceline.protocol.errors import PacelineError, StartError, StoreError
-from paceline.protocol.spec import HttpSpec, RunnerSpec, ServeSpec, encode_serve
+from paceline.protocol.spec import HttpSpec, NativeSpec, RunnerSpec, ServeSpec, encode_serve
 from paceline.store import ModelStore, StoredVersion, Tag, parse_tag
 from paceline.supervisor import devices
 from paceline.supervisor.inspection import InspectReply, InspectRequest, decode_request, encode_reply
@@ -53,7 +53,7 @@ def inspect(request: InspectRequest) -> ServeSpec:
         _runner(version, tag, chosen, place, threads, str(config.store_home), request.trust)
         for version, tag, chosen, place in zip(versions, tags, settings, places)
     )
-    return ServeSpec(runners, _http(config, request), request.run_dir)
+    return ServeSpec(runners, _http(config, request), request.run_dir, _native(config))
 
 
 def _tag_of(target: str) -> Tag:
@@ -135,6 +135,13 @@ def _http(config: Config, request: InspectRequest) -> HttpSpec:
         window_requests=server.window_requests,
         pending_requests=server.pending_requests,
     )
+
+
+def _native(config: Config) -> NativeSpec:
+    server = config.server
+    if server.native_listen is None or server.native_keys is None:
+        return NativeSpec()
+    return NativeSpec(server.native_listen, str(server.native_keys.absolute()))
 
 
 if __name__ == "__main__":

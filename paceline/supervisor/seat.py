@@ -43,6 +43,7 @@ class Seat:
     occupant: Occupant | None = None
     state: State = State.STOPPED
     address: str = ""
+    remote_address: str = ""
     start_at: float | None = 0.0
     killed_for: str = ""
     said: str = ""
@@ -66,7 +67,7 @@ class Seat:
     def fill(self, occupant: Occupant) -> None:
         self.occupant = occupant
         self.state = State.STARTING
-        self.address = self.killed_for = self.said = ""
+        self.address = self.remote_address = self.killed_for = self.said = ""
         self.leave_by = self.start_at = None
         self.was_ready = False
         self.watchdog.started(occupant.started_at)

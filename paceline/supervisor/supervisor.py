@@ -16,7 +16,8 @@ from paceline.protocol import channel
 from paceline.protocol.channel import Channels, ipc_address
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State, StatusRequest
-from paceline.protocol.spec import ServeSpec, encode_serve
+from paceline.protocol.keys import load_server
+from paceline.protocol.spec import ServeSpec
 from paceline.supervisor.census import census
 from paceline.supervisor.crew import STOPPED_WITH_SERVER, Crew
 from paceline.supervisor.events import Draining, Event, Ready, Starting, Stopped
@@ -40,24 +41,26 @@ def serve(options: ServeOptions, on_event: Callable[[Event], None]) -> int:
     """Run a server until it is told to stop (SIGINT, SIGTERM, SIGHUP) or nothing can be served; its exit code.
 
     0: drained. 128 + signal: stopped at once by a second signal. 1: nothing was left to serve. Main thread only.
-    Raises StartError: port or run directory in use, unknown model, wrong settings.
+    Raises StartError: port or run directory in use, unknown model; ConfigError: wrong settings, no keys.
 
         serve(ServeOptions(("my_model:latest",), load_config({}, None, os.environ)), lambda e: print(describe(e)))
     """
     started_at = SystemClock.now()
     server = options.config.server
+    keys = load_server(server.native_keys) if server.native_listen and server.native_keys else None
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         listeners = stack.enter_context(open_listeners(server.host, server.port, server.api_workers))
         path = options.given_run_dir() or default_run_dir(options.config.store_home, listeners.port)
         run_dir = stack.enter_context(RunDir.acquire(path))
+        channels = stack.enter_context(Channels())
+        remote = channels.bind_remote(server.native_listen, keys) if server.native_listen and keys else None
         on_event(Starting(options.targets, listeners.url, str(run_dir.path), os.getpid()))
         spec = interview(options, run_dir, listeners, signals)
         if spec is None:
             outcome = Stopped(0, "told to stop before anything was started")
         else:
-            channels = stack.enter_context(Channels())
-            board = Switchboard(channels.bind(ipc_address(run_dir.control)), encode_serve(spec))
+            board = Switchboard(channels.bind(ipc_address(run_dir.control)), spec, remote)
             outcome = Supervisor(options, spec, run_dir, listeners, signals, board, on_event, started_at).run()
     on_event(outcome)
     return outcome.exit_code
@@ -114,7 +117,8 @@ class Supervisor:
 
     def _announce(self) -> None:
         runners = sorted({seat.runner for seat in self._crew.occupied(WORKER) if seat.is_ready})
-        self._on_event(Ready(self._listeners.url, tuple(runners), SystemClock.now() - self._started_at))
+        seconds = SystemClock.now() - self._started_at
+        self._on_event(Ready(self._listeners.url, tuple(runners), seconds, self._board.remote_address))
         # What lives until now lives for ever: later collections need not look at it.
         gc.collect()
         gc.freeze()
@@ -169,7 +173,7 @@ class Supervisor:
         """Wait for the next thing that happens, and handle all that did."""
         now = SystemClock.now()
         wake_at = self._crew.next_wake() if until is None else min(until, self._crew.next_wake())
-        channel.wait([self._board.socket], max(0.0, wake_at - now), [self._signals.fd, *self._crew.fds()])
+        channel.wait(self._board.sockets, max(0.0, wake_at - now), [self._signals.fd, *self._crew.fds()])
         self._stop_signals += self._signals.take()
         now = SystemClock.now()
         self._hear(now)
@@ -193,7 +197,7 @@ class Supervisor:
 
     def _greet(self, peer: bytes, hello: Hello) -> None:
         if hello.kind == "client":
-            self._board.subscribe(peer, True, self._crew.picture.take())
+            self._board.subscribe(peer, True, self._crew.picture)
             return
         seat = self._crew.find(peer)
         if seat is None or seat.kind != hello.kind:
@@ -201,10 +205,10 @@ class Supervisor:
         if seat.state == State.STARTING:
             seat.state = State.LOADING
         if seat.kind == API_SERVER:
-            self._board.subscribe(peer, False, self._crew.picture.take())
+            self._board.subscribe(peer, False, self._crew.picture)
 
     def _publish(self) -> None:
-        self._board.publish(self._crew.picture.take())
+        self._board.publish(self._crew.picture)
 
 
 def _signal_text(number: int) -> str:

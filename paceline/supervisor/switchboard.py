@@ -1,6 +1,7 @@
-"""The control socket: who is connected, what they say, and the picture that subscribers are sent.
+"""The control sockets: who is connected, what they say, and the picture that subscribers are sent.
 
-Subscribers are API servers and native clients; both may vanish without a word, which shows when they are sent to.
+Subscribers are API servers and native clients; both may vanish without a word, which shows when they are sent to. On
+the socket for other machines are only clients: they may say Hello and no more, and they see the picture as theirs.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from collections.abc import Iterator
 
 from paceline.protocol import control
 from paceline.protocol.channel import ServerSocket
-from paceline.protocol.control import ControlMessage, Topology, Welcome
+from paceline.protocol.control import ControlMessage, Hello, Welcome
 from paceline.protocol.errors import ProtocolError
+from paceline.protocol.remote import is_remote
+from paceline.protocol.spec import ServeSpec, encode_serve
+from paceline.supervisor.topology import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -19,25 +23,36 @@ CLIENTS_MAX = 1024
 
 
 class Switchboard:
-    """`serve`: the ServeSpec as native clients get it."""
+    """`serve`: what clients are welcomed with. `remote`: the socket for other machines, if there is one."""
 
-    def __init__(self, socket: ServerSocket, serve: bytes) -> None:
-        self.socket = socket
-        self._serve = serve
+    def __init__(self, local: ServerSocket, serve: ServeSpec, remote: ServerSocket | None = None) -> None:
+        self.sockets = (local,) if remote is None else (local, remote)
+        self._local = local
+        self._remote = remote
+        self._welcome = Welcome(encode_serve(serve))
+        self._remote_welcome = Welcome(encode_serve(serve.for_remote()))
         # By incarnation, oldest first; True for clients.
         self._subscribers: dict[bytes, bool] = {}
 
-    def messages(self) -> Iterator[tuple[bytes, ControlMessage]]:
-        """(peer, message) of all that waits; what is not a message is logged and dropped."""
-        for peer, parts in self.socket.drain():
-            try:
-                message = control.decode(parts)
-            except ProtocolError as error:
-                logger.warning("control message refused", extra={"peer": peer.hex(), "error": str(error)})
-                continue
-            yield peer, message
+    @property
+    def remote_address(self) -> str:
+        """Where clients on other machines connect, empty if they cannot."""
+        return "" if self._remote is None else self._remote.address
 
-    def subscribe(self, peer: bytes, is_client: bool, topology: Topology) -> None:
+    def messages(self) -> Iterator[tuple[bytes, ControlMessage]]:
+        """(peer, message) of all that waits; what is not a message, or not allowed, is logged and dropped."""
+        for socket in self.sockets:
+            for peer, parts in socket.drain():
+                try:
+                    message = control.decode(parts)
+                    if socket is self._remote and not (isinstance(message, Hello) and message.kind == "client"):
+                        raise ProtocolError(f"{type(message).__name__} from another machine")
+                except ProtocolError as error:
+                    logger.warning("control message refused", extra={"peer": peer.hex(), "error": str(error)})
+                    continue
+                yield peer, message
+
+    def subscribe(self, peer: bytes, is_client: bool, picture: Picture) -> None:
         """`peer` said Hello: it gets the present picture now and every later one."""
         self._subscribers.pop(peer, None)
         clients = [each for each, client in self._subscribers.items() if client]
@@ -45,13 +60,19 @@ class Switchboard:
             del self._subscribers[clients[0]]
         self._subscribers[peer] = is_client
         if is_client:
-            self.send(peer, Welcome(self._serve))
-        self.send(peer, topology)
+            self.send(peer, self._remote_welcome if is_remote(peer) else self._welcome)
+        self.send(peer, picture.take_remote(peer) if is_remote(peer) else picture.take())
 
-    def publish(self, topology: Topology) -> None:
-        parts = control.encode(topology)
-        for peer in [each for each in self._subscribers if not self.socket.send(each, parts)]:
-            del self._subscribers[peer]
+    def publish(self, picture: Picture) -> None:
+        parts = control.encode(picture.take())
+        for peer in list(self._subscribers):
+            if is_remote(peer):
+                sent = self.send(peer, picture.take_remote(peer))
+            else:
+                sent = self._local.send(peer, parts)
+            if not sent:
+                del self._subscribers[peer]
 
     def send(self, peer: bytes, message: ControlMessage) -> bool:
-        return self.socket.send(peer, control.encode(message))
+        socket = self._remote if self._remote is not None and is_remote(peer) else self._local
+        return socket.send(peer, control.encode(message))

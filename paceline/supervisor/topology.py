@@ -7,6 +7,7 @@ reader that missed one snapshot misses no death.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from paceline.protocol.control import FailedRunner, Host, LostHost, Topology
 
@@ -20,26 +21,28 @@ class Picture:
 
     def __init__(self) -> None:
         self._hosts: dict[bytes, Host] = {}
+        self._remote_addresses: dict[bytes, str] = {}
         self._lost: deque[LostHost] = deque(maxlen=LOST_MAX)
         self._failed: dict[str, FailedRunner] = {}
         self._draining = False
         self._version = 0
         self.changed = True
 
-    def put(self, host: Host) -> None:
-        """`host` exists, in this state."""
+    def put(self, host: Host, remote_address: str = "") -> None:
+        """`host` exists, in this state; other machines reach it at `remote_address`, if they do."""
         if self._hosts.get(host.incarnation) != host:
             self._hosts[host.incarnation] = host
+            self._remote_addresses[host.incarnation] = remote_address
             self.changed = True
 
     def remove(self, incarnation: bytes) -> None:
         """The host left in good order: nothing was in its hands."""
-        if self._hosts.pop(incarnation, None) is not None:
+        if self._pop(incarnation):
             self.changed = True
 
     def lose(self, lost: LostHost) -> None:
         """A process died; it counts as a host only if it was one."""
-        if self._hosts.pop(lost.incarnation, None) is not None:
+        if self._pop(lost.incarnation):
             self._lost.append(lost)
             while len(self._lost) > 1 and sum(len(each.started) for each in self._lost) > STARTED_MAX:
                 self._lost.popleft()
@@ -61,3 +64,22 @@ class Picture:
         return Topology(
             self._version, self._draining, tuple(self._hosts.values()), tuple(self._lost), tuple(self._failed.values())
         )
+
+    def take_remote(self, peer: bytes) -> Topology:
+        """The same snapshot as the client `peer` on another machine may have it: hosts by their addresses for other
+        machines, and of the requests that were lost only its own."""
+        topology = self.take()
+        hosts = [
+            replace(host, address=self._remote_addresses[host.incarnation])
+            for host in topology.hosts
+            if self._remote_addresses[host.incarnation]
+        ]
+        lost = [
+            replace(each, started=tuple([started for started in each.started if started[0] == peer]))
+            for each in topology.lost
+        ]
+        return replace(topology, hosts=tuple(hosts), lost=tuple(lost))
+
+    def _pop(self, incarnation: bytes) -> bool:
+        self._remote_addresses.pop(incarnation, None)
+        return self._hosts.pop(incarnation, None) is not None

@@ -13,7 +13,7 @@ import pytest
 from paceline.config import load_config
 from paceline.protocol.errors import ConfigError, ModelNotFound, PacelineError, StartError, StoreError
 from paceline.protocol.signature import MethodSpec
-from paceline.protocol.spec import decode_serve
+from paceline.protocol.spec import NativeSpec, decode_serve
 from paceline.store import ModelStore
 from paceline.supervisor import devices
 from paceline.supervisor.inspection import InspectRequest, decode_reply, decode_request, encode_request
@@ -49,10 +49,17 @@ def test_latest_is_resolved_once_and_for_all(home: Path) -> None:
     assert (spec.http.port, spec.run_dir) == (4711, "/run/p")
 
 
+def test_where_other_machines_connect_is_in_the_spec_and_their_keys_only_as_a_path(home: Path) -> None:
+    assert inspect(request(home, "net")).native == NativeSpec()
+    assert inspect(request(home, "net", native_keys="/etc/keys")).native == NativeSpec()
+    spec = inspect(request(home, "net", native_listen="tcp://0.0.0.0:7400", native_keys="keys"))
+    assert spec.native == NativeSpec("tcp://0.0.0.0:7400", str(Path("keys").absolute()))
+
+
 def test_settings_reach_their_runner(home: Path) -> None:
     environ = {"PACELINE_RUNNER__NET__WORKERS": "3", "PACELINE_RUNNER__OTHER__THREADS": "5"}
     net, other = inspect(request(home, "net", "other", environ=environ, max_batch_size=16, api_workers=2)).runners
-    assert (net.workers, net.devices, net.threads) == (3, ("cpu",) * 3, 2)
+    assert (net.workers, net.devices, net.threads) == (3, ("cpu",) * 3, 1)
     assert (other.workers, other.devices, other.threads) == (1, ("cpu",), 5)
     assert net.max_batch_size == other.max_batch_size == 16
 

@@ -83,3 +83,25 @@ def test_failed_runner_and_drain_are_shown() -> None:
     topology = picture.take()
     assert [(each.runner, each.reason) for each in topology.failed] == [("net", "no weights at all")]
     assert topology.draining
+
+
+def test_other_machines_see_hosts_by_their_remote_addresses_and_only_their_own_losses() -> None:
+    alice, bob = b"\x02" * 16, b"\x03" * 16
+    picture = Picture()
+    picture.put(host(1), "tcp://0.0.0.0:7401")
+    picture.put(host(2))
+    picture.put(host(3), "tcp://0.0.0.0:7403")
+    picture.lose(LostHost("net", host(3).incarnation, "killed", True, ((alice, 1), (bob, 2), (alice, 3))))
+    here, there = picture.take(), picture.take_remote(alice)
+    assert here.hosts == (host(1), host(2))
+    assert [each.address for each in there.hosts] == ["tcp://0.0.0.0:7401"]
+    assert there.lost[0].started == ((alice, 1), (alice, 3))
+    assert (there.version, there.lost[0].known) == (here.version, True)
+
+
+def test_a_host_that_drains_keeps_its_remote_address() -> None:
+    picture = Picture()
+    picture.put(host(1), "tcp://0.0.0.0:7401")
+    picture.put(host(1, State.DRAINING), "tcp://0.0.0.0:7401")
+    (seen,) = picture.take_remote(b"\x02" * 16).hosts
+    assert (seen.address, seen.state) == ("tcp://0.0.0.0:7401", State.DRAINING)
