@@ -1,4 +1,4 @@
-"""What a client's URL may be: `http(s)://host:port`, `ipc://RUN_DIR`, and later `tcp://host:port` with keys."""
+"""What a client's URL may be: `http(s)://host:port`, `ipc://RUN_DIR`, or `tcp://host:port` with a key file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from paceline.protocol.errors import ConfigError
+from paceline.protocol.tcp import split_tcp
 
-_EXPECTED = 'expected "http://host:port", "https://host:port" or "ipc://RUN_DIR" (the server\'s run directory)'
+_EXPECTED = (
+    'expected "http://host:port", "https://host:port", "ipc://RUN_DIR" (the server\'s run directory) or '
+    '"tcp://host:port" with key_file='
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,20 @@ class RunDirAddress:
     run_dir: Path
 
 
-Address: TypeAlias = HttpAddress | RunDirAddress
+@dataclass(frozen=True, slots=True)
+class RemoteAddress:
+    """The native port of a server on another machine, and the file with the keys for it."""
+
+    host: str
+    port: int
+    key_file: Path
 
 
-def parse_address(url: str) -> Address:
-    """Read a client's URL. Raises ConfigError that says what was given and what is possible.
+Address: TypeAlias = HttpAddress | RunDirAddress | RemoteAddress
+
+
+def parse_address(url: str, key_file: Path | str | None = None) -> Address:
+    """Read a client's URL; `key_file` belongs to tcp. Raises ConfigError: what was given and what is possible.
 
     >>> parse_address("http://127.0.0.1:8000").port
     8000
@@ -46,13 +59,12 @@ def parse_address(url: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"the server's url is {url!r} ({error}); {_EXPECTED}") from error
+    if parts.scheme == "tcp":
+        return _remote(url, key_file)
+    if key_file is not None:
+        raise ConfigError(f"the server's url is {url!r}: key_file= belongs to tcp:// alone")
     if parts.scheme == "ipc":
         return _run_dir(url)
-    if parts.scheme == "tcp":
-        # An address of its own, with the server's public key and the client's pair, joins Address here.
-        raise ConfigError(
-            f"the server's url is {url!r}: tcp needs CURVE keys and is not part of this version yet; {_EXPECTED}"
-        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"the server's url is {url!r}; {_EXPECTED}")
     return _http(url, parts, port)
@@ -63,6 +75,19 @@ def _run_dir(url: str) -> RunDirAddress:
     if not path:
         raise ConfigError(f"the server's url is {url!r}; {_EXPECTED}")
     return RunDirAddress(Path(path).expanduser())
+
+
+def _remote(url: str, key_file: Path | str | None) -> RemoteAddress:
+    try:
+        host, port = split_tcp(url)
+    except ValueError as error:
+        raise ConfigError(f"the server's url is {url!r}; {_EXPECTED}") from error
+    if key_file is None or port == 0:
+        raise ConfigError(
+            f"the server's url is {url!r}: over tcp a client needs a port and CURVE keys, given by key_file=: "
+            f"the server's owner makes the file with: paceline keys client DIR NAME"
+        )
+    return RemoteAddress(host, port, Path(key_file).expanduser())
 
 
 def _http(url: str, parts: SplitResult, port: int | None) -> HttpAddress:

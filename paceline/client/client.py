@@ -2,6 +2,7 @@
 
     http://host:port    any server, binary tensors, keep-alive connections
     ipc://RUN_DIR       a server of this machine: straight to its workers, without HTTP
+    tcp://host:port     the same from another machine, encrypted, with a key file that the server's owner made
 
 They check arguments, keep the total time-out and pick the transport; what is sent and how is the transport's business.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -55,11 +57,11 @@ class AsyncTransport(Protocol):
 class Client:
     """A client for threads; any number of them may share one.
 
-    url: `http://host:port`, `https://host:port` or `ipc://RUN_DIR`. timeout_s: total time-out of each call in seconds,
-    which is the request's deadline at the server too; None: the model's own latency budget is its deadline, and an
-    answer is waited for at most 30 s. retries: how often a refusal that says that a retry may help (429, 503) is tried
-    again, honouring Retry-After and the time-out; 0 = not at all. headers: sent with every HTTP request. ssl_context:
-    for https.
+    url: `http://host:port`, `https://host:port`, `ipc://RUN_DIR` or `tcp://host:port`. timeout_s: total time-out of
+    each call in seconds, which is the request's deadline at the server too; None: the model's own latency budget is its
+    deadline, and an answer is waited for at most 30 s. retries: how often a refusal that says that a retry may help
+    (429, 503) is tried again, honouring Retry-After and the time-out; 0 = not at all. headers: sent with every HTTP
+    request. ssl_context: for https. key_file: for tcp, the file that `paceline keys client` made.
     Nothing is connected before the first call. Raises ConfigError for a wrong url or option.
 
     >>> with Client("http://127.0.0.1:8000") as client:
@@ -75,10 +77,11 @@ class Client:
         retries: int = 0,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        key_file: str | Path | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._waits_s = check_timeout(timeout_s)
-        self._transport = _blocking(url, _check_retries(retries), headers, ssl_context)
+        self._transport = _blocking(url, _check_retries(retries), headers, ssl_context, key_file)
 
     def predict(
         self,
@@ -183,10 +186,11 @@ class AsyncClient:
         retries: int = 0,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        key_file: str | Path | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._waits_s = check_timeout(timeout_s)
-        self._transport = _asynchronous(url, _check_retries(retries), headers, ssl_context)
+        self._transport = _asynchronous(url, _check_retries(retries), headers, ssl_context, key_file)
 
     async def predict(
         self,
@@ -259,29 +263,39 @@ class AsyncClient:
 
 
 def _blocking(
-    url: str, retries: int, headers: Mapping[str, str] | None, ssl_context: ssl.SSLContext | None
+    url: str,
+    retries: int,
+    headers: Mapping[str, str] | None,
+    ssl_context: ssl.SSLContext | None,
+    key_file: str | Path | None,
 ) -> BlockingTransport:
-    address = parse_address(url)
+    address = parse_address(url, key_file)
     if isinstance(address, HttpAddress):
         from paceline.client.http_blocking import BlockingHttp
 
         return BlockingHttp(address, retries, check_headers(headers or {}), ssl_context)
     from paceline.client.native_blocking import BlockingNative
+    from paceline.client.native_route import route_to
 
-    return BlockingNative(address.run_dir, retries)
+    return BlockingNative(route_to(address), retries)
 
 
 def _asynchronous(
-    url: str, retries: int, headers: Mapping[str, str] | None, ssl_context: ssl.SSLContext | None
+    url: str,
+    retries: int,
+    headers: Mapping[str, str] | None,
+    ssl_context: ssl.SSLContext | None,
+    key_file: str | Path | None,
 ) -> AsyncTransport:
-    address = parse_address(url)
+    address = parse_address(url, key_file)
     if isinstance(address, HttpAddress):
         from paceline.client.http_async import AsyncHttp
 
         return AsyncHttp(address, retries, check_headers(headers or {}), ssl_context)
     from paceline.client.native_async import AsyncNative
+    from paceline.client.native_route import route_to
 
-    return AsyncNative(address.run_dir, retries)
+    return AsyncNative(route_to(address), retries)
 
 
 def _check_retries(retries: object) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from paceline.client.call import Call, Outputs, retry_pause_s
 from paceline.client.errors import ServerUnreachable
 from paceline.client.native_call import outputs_of
 from paceline.client.native_link import NativeLink, open_link
+from paceline.client.native_route import Route
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import DeadlineExceeded, RequestError
 from paceline.protocol.messages import Result
@@ -34,8 +34,8 @@ class FutureWaiter:
 class AsyncNative:
     """A server's dispatch hosts in the running loop."""
 
-    def __init__(self, run_dir: Path, retries: int) -> None:
-        self._run_dir = run_dir
+    def __init__(self, route: Route, retries: int) -> None:
+        self._route = route
         self._retries = retries
         self._link: NativeLink | None = None
         self._opening: asyncio.Lock | None = None
@@ -89,7 +89,7 @@ class AsyncNative:
             if self._link is not None:
                 self._link.retire()
                 self._link = None
-            self._link = await open_link(self._run_dir, timeout_s)
+            self._link = await open_link(self._route, timeout_s)
             return self._link
 
 

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from time import sleep
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from paceline.client.errors import ServerUnreachable
 from paceline.client.native_async import AsyncNative
 from paceline.client.native_call import NativeCall, outputs_of
 from paceline.client.native_link import NativeLink
+from paceline.client.native_route import Route
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import DeadlineExceeded, NoWorker, RequestError
 from paceline.protocol.messages import Result
@@ -64,9 +64,9 @@ class _Cancel:
 class BlockingNative:
     """A server's dispatch hosts, shared by any number of threads."""
 
-    def __init__(self, run_dir: Path, retries: int) -> None:
+    def __init__(self, route: Route, retries: int) -> None:
         self._retries = retries
-        self._native = AsyncNative(run_dir, 0)
+        self._native = AsyncNative(route, 0)
         self._link: NativeLink | None = None
         self._inbox: deque[_Ticket | _Cancel] = deque()  # append and popleft are atomic
         self._starting = threading.Lock()

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
 from paceline.client.errors import ServerUnreachable
 from paceline.client.native_call import NativeCalls
+from paceline.client.native_route import Route
 from paceline.protocol import control
-from paceline.protocol.channel import AsyncSocket, Channels, ClientSocket, fresh_incarnation, ipc_address
+from paceline.protocol.channel import AsyncSocket, Channels, ClientSocket
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import Hello, Topology, Welcome
 from paceline.protocol.errors import NoWorker, ProtocolError
@@ -24,7 +23,6 @@ from paceline.protocol.hosts import Hosts
 from paceline.protocol.spec import decode_serve
 from paceline.protocol.tensor import Buffer
 
-CONTROL_SOCKET = "control.sock"
 KNOCK_S = 1.0
 LOST_S = 5.0
 
@@ -32,13 +30,13 @@ LOST_S = 5.0
 class NativeLink:
     """Open one with `open_link`. `usable` turns False when new requests need another link."""
 
-    def __init__(self, run_dir: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, route: Route, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.usable = True
         self.hosts: Hosts
         self.calls: NativeCalls
-        self._run_dir = run_dir
-        self._incarnation = fresh_incarnation()
+        self._route = route
+        self._incarnation = route.fresh_incarnation()
         self._channels = Channels()
         self._sockets: set[ClientSocket] = set()
         # For a client that nobody closes: ZeroMQ waits for ever for a socket that is garbage and not closed, so the
@@ -49,7 +47,8 @@ class NativeLink:
         self._heard_at = SystemClock.now()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
-        self._control = self._connect(ipc_address(run_dir / CONTROL_SOCKET), self._on_control)
+        control_socket = route.connect_control(self._channels, self._incarnation)
+        self._control = self._listen(control_socket, self._on_control)
 
     async def wait_open(self, timeout_s: float) -> None:
         """Say Hello and wait for the answer. Raises ServerUnreachable."""
@@ -58,9 +57,7 @@ class NativeLink:
             async with asyncio.timeout(timeout_s):
                 await self._opened
         except TimeoutError as error:
-            raise ServerUnreachable(
-                f"the server of {self._run_dir} did not answer within {timeout_s:.1f} s; see: paceline status"
-            ) from error
+            raise ServerUnreachable(self._route.no_answer(timeout_s)) from error
         self._watch = self.loop.call_later(KNOCK_S, self._look)
 
     def retire(self) -> None:
@@ -105,7 +102,7 @@ class NativeLink:
             spec = decode_serve(serve)
             self._serve = serve
             self.calls = NativeCalls(spec)
-            self.hosts = Hosts(spec, self._incarnation, self.loop, self._connect_host)
+            self.hosts = Hosts(spec, self._incarnation, self.loop, self._connect_host, as_sent=self._route.as_sent)
         elif serve == self._serve:
             self.hosts.restart()
         else:
@@ -118,9 +115,8 @@ class NativeLink:
         if not self._opened.done():
             self._opened.set_result(None)
 
-    def _connect(self, address: str, on_message: Callable[[list[Buffer]], None]) -> AsyncSocket:
+    def _listen(self, socket: ClientSocket, on_message: Callable[[list[Buffer]], None]) -> AsyncSocket:
         self._sockets -= {known for known in self._sockets if known.zmq.closed}
-        socket = self._channels.connect(address, self._incarnation)
         self._sockets.add(socket)
         return AsyncSocket(socket, self.loop, on_message)
 
@@ -131,7 +127,7 @@ class NativeLink:
             self._heard_at = SystemClock.now()
             on_message(parts)
 
-        return self._connect(address, heard)
+        return self._listen(self._route.connect_host(self._channels, address, self._incarnation), heard)
 
     def _look(self) -> None:
         """Every KNOCK_S: knock where nothing was heard for so long, give up after LOST_S."""
@@ -141,7 +137,7 @@ class NativeLink:
             if not self.usable:
                 self.close()
         elif silent_s > LOST_S:
-            self._lose(f"the server of {self._run_dir} is silent since {silent_s:.0f} s")
+            self._lose(f"{self._route.server} is silent since {silent_s:.0f} s")
         elif silent_s > KNOCK_S:
             self._hello()
 
@@ -150,12 +146,13 @@ class NativeLink:
         self.hosts.fail_all(reason, NoWorker)
 
 
-async def open_link(run_dir: Path, timeout_s: float) -> NativeLink:
-    """A link to the server of `run_dir`. Raises ServerUnreachable: none there, or it does not answer in time."""
-    check_listening(run_dir)
-    link = NativeLink(run_dir, asyncio.get_running_loop())
+async def open_link(route: Route, timeout_s: float) -> NativeLink:
+    """A link to the server at the end of `route`. Raises ServerUnreachable: none there, or it does not answer."""
+    until = SystemClock.now() + min(timeout_s, LOST_S)
+    await route.probe(timeout_s)
+    link = NativeLink(route, asyncio.get_running_loop())
     try:
-        await link.wait_open(min(timeout_s, LOST_S))
+        await link.wait_open(max(0.0, until - SystemClock.now()))
     except BaseException:
         link.close()
         raise
@@ -166,17 +163,3 @@ def _close_all(channels: Channels, sockets: set[ClientSocket]) -> None:
     for each in sockets:
         each.close()
     channels.close()
-
-
-def check_listening(run_dir: Path) -> None:
-    """Raise ServerUnreachable unless somebody listens in `run_dir`: ZeroMQ itself would wait for ever."""
-    path = run_dir / CONTROL_SOCKET
-    try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(LOST_S)
-            probe.connect(str(path))
-    except OSError as error:
-        raise ServerUnreachable(
-            f"no server in {run_dir} ({error.strerror or error}). Is it running (paceline status), and is its run "
-            f"directory the right one?"
-        ) from error

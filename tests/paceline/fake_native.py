@@ -126,9 +126,13 @@ class FakeNative:
 
     def add_host(self) -> None:
         """One more host is ready (call within `do`)."""
-        address = ipc_address(self.run_dir / f"h-{os.urandom(4).hex()}")
-        self.hosts.append(FakeHost(address, self._channels.bind(address)))
+        socket = self.bind(f"h-{os.urandom(4).hex()}")
+        self.hosts.append(FakeHost(socket.address, socket))
         self._publish()
+
+    def bind(self, name: str) -> ServerSocket:
+        """A socket of that name (within the thread)."""
+        return self._channels.bind(ipc_address(self.run_dir / name))
 
     def kill_host(self, host: FakeHost, started: tuple[tuple[bytes, int], ...] | None = ()) -> None:
         """A host died with `started` in hand, None = unknown (call within `do`)."""
@@ -161,7 +165,7 @@ class FakeNative:
 
     def _run(self, started: threading.Event) -> None:
         with Channels() as self._channels:
-            self._control = self._channels.bind(ipc_address(self.run_dir / "control.sock"))
+            self._control = self.bind("control.sock")
             for _ in range(self._count):
                 self.add_host()
             started.set()

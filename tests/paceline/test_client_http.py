@@ -439,6 +439,7 @@ def test_values_that_are_no_arrays_are_refused_by_name(kind: type[Client], serve
         ("http://user:pw@x", "headers="),
         ("ipc://", "expected"),
         ("tcp://10.0.0.1:7000", "CURVE keys"),
+        ("tcp://10.0.0.1", "expected"),
     ],
 )
 def test_a_wrong_url_says_what_is_possible(kind: type[Client], url: str, expected: str) -> None:
