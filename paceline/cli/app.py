@@ -8,6 +8,7 @@ import typer
 
 from paceline.cli.config import config_show
 from paceline.cli.edge import edge
+from paceline.cli.keys import keys_client, keys_list, keys_new, keys_revoke
 from paceline.cli.models import models_delete, models_list, models_show, models_verify
 from paceline.cli.predict import predict
 from paceline.cli.serve import serve
@@ -24,6 +25,7 @@ app = typer.Typer(
     epilog="Settings: flags > environment (PACELINE_SERVER__PORT) > paceline.toml > code > defaults; see: config show.",
 )
 models = typer.Typer(help="Look into the model store.", no_args_is_help=True, context_settings=_HELP)
+keys = typer.Typer(help="Say who may use a server from another machine.", no_args_is_help=True, context_settings=_HELP)
 config = typer.Typer(help="Look at the settings.", no_args_is_help=True, context_settings=_HELP)
 
 app.command("serve", rich_help_panel="Serving")(edge(serve))
@@ -31,10 +33,15 @@ app.command("status", rich_help_panel="Serving")(edge(status))
 app.command("predict", rich_help_panel="Using")(edge(predict))
 app.add_typer(models, name="models", rich_help_panel="Using")
 app.add_typer(config, name="config", rich_help_panel="Serving")
+app.add_typer(keys, name="keys", rich_help_panel="Serving")
 models.command("list")(edge(models_list))
 models.command("show")(edge(models_show))
 models.command("verify")(edge(models_verify))
 models.command("delete")(edge(models_delete))
+keys.command("new")(edge(keys_new))
+keys.command("client")(edge(keys_client))
+keys.command("list")(edge(keys_list))
+keys.command("revoke")(edge(keys_revoke))
 config.command("show")(edge(config_show))
 
 

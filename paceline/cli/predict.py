@@ -25,7 +25,12 @@ def predict(
             help="@file.npy, @file.npz, @file.json, - (stdin) or JSON, each also as name=...; without a name in order.",
         ),
     ] = None,
-    url: Annotated[str, typer.Option(help="http(s)://host:port, or ipc://RUN_DIR.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str, typer.Option(help="http(s)://host:port, ipc://RUN_DIR, or tcp://host:port with --key-file.")
+    ] = "http://127.0.0.1:8000",
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keys for tcp, made by: paceline keys client.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="Method of the model.", show_default="__call__, or the only one")
     ] = None,
@@ -41,7 +46,7 @@ def predict(
 
     name, version = _split(model)
     arrays, named = read_inputs(inputs or [])
-    with Client(url, timeout_ms / 1000 if timeout_ms is not None else None) as client:
+    with Client(url, timeout_ms / 1000 if timeout_ms is not None else None, key_file=key_file) as client:
         # read_inputs sees to it that no input is named like an option.
         outputs = client.predict_named(name, *arrays, method=method, version=version, **named)  # type: ignore[arg-type]
     if out is not None:

@@ -45,6 +45,10 @@ def serve(
     latency_budget_ms: Annotated[
         str | None, _option("MS", "Time from arrival to answer of a request that names none.", "30000")
     ] = None,
+    native_listen: Annotated[
+        str | None, _option("TCP", "Where native clients on other machines connect: tcp://0.0.0.0:7400.", "off")
+    ] = None,
+    native_keys: Annotated[Path | None, _option("FOLDER", "Their keys, made by: paceline keys new.", "off")] = None,
     run_dir: Annotated[
         Path | None, _option("FOLDER", "Private folder of sockets and locks.", "below the store")
     ] = None,
@@ -68,6 +72,8 @@ def serve(
         "workers": workers,
         "max_batch_size": max_batch_size,
         "latency_budget_ms": latency_budget_ms,
+        "native_listen": native_listen,
+        "native_keys": native_keys,
         "run_dir": run_dir,
         "insecure": insecure,
     }

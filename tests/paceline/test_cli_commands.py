@@ -285,7 +285,13 @@ def test_serve_json_is_one_object_per_event(store: ModelStore, monkeypatch: pyte
     lines = run("serve", "net", "--json", code=1).stdout.splitlines()
     told = [json.loads(line) for line in lines]
     assert [event["event"] for event in told] == ["starting", "child_ready", "ready", "stopped"]
-    assert told[2] == {"event": "ready", "url": "http://127.0.0.1:8000", "runners": ["net"], "seconds": 1.0}
+    assert told[2] == {
+        "event": "ready",
+        "url": "http://127.0.0.1:8000",
+        "runners": ["net"],
+        "seconds": 1.0,
+        "native": "",
+    }
 
 
 def test_serve_for_other_machines_needs_insecure_and_warns(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
