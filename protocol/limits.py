@@ -71,7 +71,11 @@ SOCKET_HWM = 65_536
 SOCKET_LINGER_MS = 200
 IPC_PATH_BYTES_MAX = 100
 
-# Clients on other machines: messages in one direction of one connection (a window is WINDOW_REQUESTS), and their keys.
+# Clients on other machines: messages in one direction of one connection (a window is WINDOW_REQUESTS), how often each
+# side is heard of, how long one part may be on its way, how long nothing may be acknowledged; and their keys.
 REMOTE_HWM = 2048
+REMOTE_HEARTBEAT_MS = 1000
+REMOTE_PART_MS_MAX = 30_000
+REMOTE_BROKEN_MS = 5000
 KEY_FILE_BYTES_MAX = 4096
 CLIENT_KEYS_MAX = 1024
