@@ -181,12 +181,8 @@ class _Socket:
         """The message that begins with `first`."""
         socket, copied = self.zmq, self._copied
         parts: list[Buffer] = [first]
-        while socket.rcvmore:
-            if len(parts) < copied:
-                parts.append(socket.recv())
-                continue
-            frame = socket.recv(copy=False)
-            parts.append(frame.buffer if len(frame) >= limits.COPY_THRESHOLD_BYTES else frame.bytes)
+        while socket.get(zmq.RCVMORE):
+            parts.append(socket.recv() if len(parts) < copied else socket.recv(copy=False).buffer)
         return parts
 
     def _send_parts(self, parts: Sequence[Buffer]) -> bool:

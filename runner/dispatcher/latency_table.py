@@ -23,6 +23,10 @@ RATIOS_STEP = 16  # the safety factor is computed anew after so many durations
 NOTICEABLE = 0.01  # a median that moves less leaves the curve as it is
 LARGE = 0.1  # one that moves more is drawn at once, one between the two with the next of DRAW_STEP durations
 DRAW_STEP = 16  # drawing costs about as much as deciding: not anew for the noise of each batch
+STALE = 512  # durations of other sizes after which a size's own ones are old: its next one replaces them
+STALE_WEIGHT = 1e-6  # of an old duration against a new one, when neighbouring sizes are made monotone
+STRETCH_STEP = 32  # so many batches smaller than what waited, then one is stretched, to see whether larger pays by now
+STRETCH = 2  # times the size thought best
 MEDIAN_ERROR = 1.253  # standard error of a median in sigma / sqrt(n), of normal samples
 MAD_SIGMA = 1.483  # sigma in median absolute deviations, of normal samples
 FINE_SIZES = 64  # sizes above are learned in 32 steps per doubling, which bounds the cells
@@ -53,6 +57,10 @@ class LatencyTable:
     @property
     def rows_measured(self) -> float:
         return inf
+
+    def stretch(self, rows: int, rows_max: int) -> int:
+        """A given table has nothing to find out."""
+        return rows
 
     def observe(self, rows: int, seconds: float, now: float) -> None:
         """A batch of `rows` padded rows took `seconds`."""
@@ -92,6 +100,7 @@ class _Cell:
     median_s: float = 0.0
     drawn_s: float = 0.0  # the median that the curve was drawn with
     measured_at: float = 0.0
+    measured_no: int = 0  # durations that the table had learned by then
     borrowed: bool = False  # from another key of the method; the first own duration replaces it
 
     def refill(self, samples: Iterable[float]) -> None:
@@ -100,13 +109,20 @@ class _Cell:
         self.borrowed = False
         self.median_s = _median(self.samples)
 
-    def add(self, seconds: float, now: float) -> None:
-        if self.borrowed:
+    def add(self, seconds: float, now: float, number: int) -> None:
+        if self.borrowed or self.is_stale(number):
             self.samples.clear()
             self.borrowed = False
         self.samples.append(seconds)
         self.median_s = _median(self.samples)
         self.measured_at = now
+        self.measured_no = number
+
+    def is_stale(self, number: int) -> bool:
+        return number - self.measured_no > STALE
+
+    def weight(self, number: int) -> float:
+        return len(self.samples) * (STALE_WEIGHT if self.is_stale(number) else 1.0)
 
     def error(self) -> float:
         """The relative standard error of the median."""
@@ -137,6 +153,8 @@ class LearnedTable:
         self._ratios = _Ratios(quantile)
         self._cells: dict[int, _Cell] = {}
         self._warm_ups: dict[int, int] = {}
+        self._learned = 0
+        self._held_back = 0  # batches in a row that were smaller than what waited
         self._undrawn = 0  # durations learned since the curve was drawn
         self._run: list[tuple[int, float, float]] = []  # (size, seconds, ratio), all to one side
         if pool is not None:
@@ -145,6 +163,21 @@ class LearnedTable:
     @property
     def rows_allowed(self) -> float:
         return max(1, 2 * self._rows_tried)
+
+    def stretch(self, rows: int, rows_max: int) -> int:
+        """The rows to take where `rows` are thought best and `rows_max` would be there: once in a while more.
+
+        A size that was measured in a bad moment would otherwise never be tried again, and a worker could go on with
+        batches of one under any load.
+        """
+        if rows_max <= rows:
+            self._held_back = 0
+            return rows
+        self._held_back += 1
+        if self._held_back < STRETCH_STEP:
+            return rows
+        self._held_back = 0
+        return min(rows_max, STRETCH * rows)
 
     def observe(self, rows: int, seconds: float, now: float) -> None:
         """A batch of `rows` padded rows took `seconds`. Warm-ups and stalls are not learned, lasting changes are."""
@@ -156,7 +189,7 @@ class LearnedTable:
             return
         self.grounded = True
         cell = self._cells.get(size)
-        if cell is not None and not cell.borrowed:
+        if cell is not None and not cell.borrowed and not cell.is_stale(self._learned):
             cell.measured_at = now
             if self._has_changed(size, seconds):
                 self._change()
@@ -173,8 +206,9 @@ class LearnedTable:
             redraw = True
         if self.curve is not None:
             redraw |= self._ratios.add(seconds * self._ratios.factor, self.curve.seconds(size))
+        self._learned += 1
         cell = self._cells.setdefault(size, _Cell())
-        cell.add(seconds, now)
+        cell.add(seconds, now, self._learned)
         self.rows_measured = max(self.rows_measured, size)
         redraw |= self._forget_old(now)
         self._undrawn += 1
@@ -243,7 +277,7 @@ class LearnedTable:
         cells = sorted(self._cells.items())
         for _, cell in cells:
             cell.drawn_s = cell.median_s
-        heights = _monotone([(cell.median_s, len(cell.samples)) for _, cell in cells])
+        heights = _monotone([(cell.median_s, cell.weight(self._learned)) for _, cell in cells])
         factor = self._ratios.factor
         points = [(size, height * factor) for (size, _), height in zip(cells, heights, strict=True)]
         noise = _median([cell.error() for _, cell in cells])
@@ -257,9 +291,9 @@ def _cell_size(rows: int) -> int:
     return -(-rows // step) * step
 
 
-def _monotone(heights: list[tuple[float, int]]) -> list[float]:
+def _monotone(heights: list[tuple[float, float]]) -> list[float]:
     """Pool adjacent violators: the closest never falling sequence, in weighted least squares."""
-    pools: list[tuple[float, int, int]] = []  # (mean, weight, members)
+    pools: list[tuple[float, float, int]] = []  # (mean, weight, members)
     for mean, weight in heights:
         members = 1
         while pools and pools[-1][0] > mean:

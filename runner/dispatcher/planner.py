@@ -162,6 +162,9 @@ class Planner:
         rows = batch_target(queue, table, cap)
         at = start + self._config.reply_s
         slack_s = queue.head.deadline - at
+        stretched = table.stretch(rows, int(min(queue.rows, cap, table.rows_allowed)))
+        if stretched > rows and table.curve is not None and table.curve.seconds(stretched) <= slack_s:
+            return Choice(0, stretched)
         if is_simple(queue, table, rows, slack_s):
             return Choice(0, rows)
         if not table.grounded or self._fleet.idle > 1:

@@ -7,7 +7,7 @@ import pytest
 from paceline.runner.dispatcher import latency_table
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
-from paceline.runner.dispatcher.latency_table import DRAW_STEP, LatencyTable, LearnedTable
+from paceline.runner.dispatcher.latency_table import DRAW_STEP, STRETCH_STEP, LatencyTable, LearnedTable
 from paceline.runner.dispatcher.table_book import TableBook
 
 
@@ -172,3 +172,32 @@ def test_large_sizes_share_cells_so_that_tables_stay_small() -> None:
             table.observe(rows, 0.001 * rows, 0.0)
     assert table.curve is not None
     assert len(table.curve.points) <= 64 + 5 * 32
+
+
+def test_sizes_measured_in_a_bad_moment_are_tried_again_under_load() -> None:
+    def true_s(rows: int) -> float:
+        return 1e-4 + 3e-6 * rows
+
+    table = LearnedTable()
+    for rows in range(1, 65):
+        for _ in range(20):
+            table.observe(rows, 50 * true_s(rows), 0.0)
+    for _ in range(20):
+        table.observe(1, true_s(1), 0.0)
+    assert table.curve is not None
+    table.observe(2, 50 * true_s(2), 0.0)
+    sizes = []
+    for _ in range(3000):
+        rows = table.stretch(min(64, table.curve.best_rows(64)), 64)
+        sizes.append(rows)
+        table.observe(rows, true_s(rows), 0.0)
+    assert sum(sizes[-500:]) / 500 > 32
+
+
+def test_one_batch_in_thirty_two_is_stretched_only_while_more_waits() -> None:
+    table = LearnedTable()
+    assert [table.stretch(4, 4) for _ in range(100)] == [4] * 100
+    taken = [table.stretch(4, 64) for _ in range(2 * STRETCH_STEP)]
+    assert taken == ([4] * (STRETCH_STEP - 1) + [8]) * 2
+    assert [table.stretch(4, 6) for _ in range(STRETCH_STEP)][-1] == 6
+    assert {LatencyTable({1: 0.1}).stretch(4, 64) for _ in range(100)} == {4}
