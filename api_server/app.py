@@ -19,10 +19,11 @@ from paceline.api_server.answer import (
     json_answer,
     refusal_answer,
 )
-from paceline.api_server.catalog import Catalog, ModelPath, parse_model_path
 from paceline.api_server.infer import InferRoute, RequestIds, Target
-from paceline.api_server.metadata import model_metadata, server_metadata
+from paceline.api_server.metadata import server_metadata
 from paceline.api_server.metrics import CONTENT_TYPE, exposition
+from paceline.api_server.model_path import ModelPath, parse_model_path
+from paceline.protocol.catalog import Catalog, model_metadata
 from paceline.protocol.errors import Internal, RequestError, TooLarge
 from paceline.protocol.hosts import Hosts
 

@@ -14,10 +14,11 @@ from typing import TypeAlias
 import orjson
 
 from paceline.api_server.answer import Answer, error_answer
-from paceline.api_server.catalog import Catalog, ModelPath, ServedModel, parse_model_path
+from paceline.api_server.model_path import ModelPath, parse_model_path
 from paceline.api_server.oip_request import Call, Plan, RequestReader
 from paceline.api_server.oip_response import ReplyWriter
 from paceline.protocol import limits
+from paceline.protocol.catalog import Catalog, ServedModel
 from paceline.protocol.errors import Internal, InvalidInput, InvalidParameter, RequestError
 from paceline.protocol.hosts import Hosts
 from paceline.protocol.messages import Result

@@ -11,11 +11,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from paceline.api_server.catalog import ServedModel
 from paceline.api_server.oip_json import parse_json, shown
 from paceline.api_server.oip_outputs import OutputForm, OutputForms
 from paceline.api_server.oip_tensors import NAME_CHARS_MAX, InputReader, PlannedInput, read_tensors
 from paceline.protocol import limits
+from paceline.protocol.catalog import ServedModel
 from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
 from paceline.protocol.signature import MethodSpec, measure, pick_method
 from paceline.protocol.tensor import Strings, Tensor

@@ -15,10 +15,10 @@ import numpy as np
 import orjson
 
 from paceline.api_server.answer import JSON_TYPE, Answer
-from paceline.api_server.catalog import ServedModel
 from paceline.api_server.oip_json import json_from_tensor
 from paceline.api_server.oip_outputs import OutputForm, unknown_output
 from paceline.api_server.oip_tensors import BYTES
+from paceline.protocol.catalog import ServedModel
 from paceline.protocol.errors import Internal, ProtocolError
 from paceline.protocol.messages import Result
 from paceline.protocol.tensor import Buffer, Strings, Tensor, from_numpy

@@ -54,7 +54,7 @@ class InputReader:
         dtype = _dtype(name, item, spec)
         shape = _shape(name, item.get("shape"))
         if spec is not None:
-            _check_spec(spec, dtype, shape)
+            spec.check(dtype, shape)
         parameters = item.get("parameters")
         size = _binary_size(name, parameters)
         if size is None:
@@ -183,21 +183,6 @@ def _shape(name: str, shape: object) -> tuple[int, ...]:
     if 0 in shape and math.prod([dim for dim in shape if dim]) > limits.FRAME_BYTES_MAX:
         raise InvalidInput(f"input {name!r} is empty and has dims over {limits.FRAME_BYTES_MAX} in its shape {shape}")
     return tuple(shape)
-
-
-def _check_spec(spec: InputSpec, dtype: DType | None, shape: tuple[int, ...]) -> None:
-    if spec.dtype is not None and dtype is not spec.dtype:
-        given = dtype.oip if dtype is not None else BYTES
-        raise InvalidInput(f"input {spec.name!r} has datatype {given}, expected {spec.dtype.oip}")
-    if spec.shape is None:
-        return
-    if len(shape) != len(spec.shape):
-        raise InvalidInput(
-            f"input {spec.name!r} has rank {len(shape)} (shape {list(shape)}), expected rank {len(spec.shape)} "
-            f"(shape {list(spec.shape)}, -1 = any)"
-        )
-    if any(wanted not in (-1, dim) for dim, wanted in zip(shape, spec.shape)):
-        raise InvalidInput(f"input {spec.name!r} has shape {list(shape)}, expected {list(spec.shape)} (-1 = any)")
 
 
 def _binary_size(name: str, parameters: object) -> int | None:

@@ -20,11 +20,11 @@ import uvicorn
 import uvloop
 
 from paceline.api_server.app import App
-from paceline.api_server.catalog import Catalog
 from paceline.api_server.front import Front, HttpBounds
 from paceline.api_server.http_protocol import HttpProtocol
 from paceline.api_server.infer import InferRoute, RequestIds
 from paceline.protocol import control
+from paceline.protocol.catalog import Catalog
 from paceline.protocol.channel import AsyncSocket, Channels
 from paceline.protocol.child import adopt, beat_forever
 from paceline.protocol.clock import SystemClock

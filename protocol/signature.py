@@ -32,6 +32,21 @@ class InputSpec:
     shape: tuple[int, ...] | None = None
     required: bool = True
 
+    def check(self, dtype: DType | None, shape: tuple[int, ...]) -> None:
+        """Raise InvalidInput unless a tensor of `dtype` (None = byte strings) and `shape` is what is declared."""
+        if self.dtype is not None and dtype is not self.dtype:
+            given = dtype.oip if dtype is not None else "BYTES"
+            raise InvalidInput(f"input {self.name!r} has datatype {given}, expected {self.dtype.oip}")
+        if self.shape is None:
+            return
+        if len(shape) != len(self.shape):
+            raise InvalidInput(
+                f"input {self.name!r} has rank {len(shape)} (shape {list(shape)}), expected rank {len(self.shape)} "
+                f"(shape {list(self.shape)}, -1 = any)"
+            )
+        if any(wanted not in (-1, dim) for dim, wanted in zip(shape, self.shape)):
+            raise InvalidInput(f"input {self.name!r} has shape {list(shape)}, expected {list(self.shape)} (-1 = any)")
+
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:

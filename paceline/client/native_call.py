@@ -5,15 +5,16 @@ The same refusals as the server's own, made here, because a native client speaks
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from paceline.client.arrays import array_of, nbytes, tensor_of
 from paceline.client.call import Call, Outputs
+from paceline.protocol.catalog import Catalog, model_metadata
 from paceline.protocol.dtypes import DType
-from paceline.protocol.errors import InvalidInput, InvalidParameter, ModelNotFound, VersionNotFound, did_you_mean
+from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
 from paceline.protocol.messages import Result
 from paceline.protocol.signature import InputSpec, MethodSpec, measure, pick_method
-from paceline.protocol.spec import RunnerSpec, ServeSpec
+from paceline.protocol.spec import ServeSpec
 from paceline.protocol.tensor import Strings, Tensor
 from paceline.protocol.tree import Tree, named_leaves
 
@@ -33,32 +34,18 @@ class NativeCall:
     nbytes: int
 
 
-@dataclass(slots=True)
-class _Model:
-    spec: RunnerSpec
-    methods: dict[str, MethodSpec]
-    versions: tuple[str, ...]
-    # (key, rows) of calls with one positional tensor: most clients send the same shape again and again.
-    measured: dict[tuple[MethodSpec, DType, tuple[int, ...]], tuple[bytes, int]] = field(default_factory=dict)
-
-
 class NativeCalls:
     """The calls that one server takes, by its ServeSpec."""
 
     def __init__(self, serve: ServeSpec) -> None:
         self._rows_max = serve.http.rows_max
         self._timeout_max_s = serve.http.timeout_max_ms / 1e3
-        self._models = {
-            runner.name: _Model(
-                runner,
-                {method.name: method for method in runner.methods},
-                (runner.version, "latest", *runner.aliases),
-            )
-            for runner in serve.runners
-        }
+        self._catalog = Catalog(serve)
+        # (key, rows) of calls with one positional tensor: most clients send the same shape again and again.
+        self._measures: dict[tuple[str, str, DType, tuple[int, ...]], tuple[bytes, int]] = {}
 
     def knows(self, model: str) -> bool:
-        return model in self._models
+        return model in self._catalog.models
 
     def budget_s(self, call: Call, native: NativeCall) -> float:
         """Seconds until the deadline, as the server would set it. Raises DeadlineExceeded if none are left."""
@@ -66,18 +53,18 @@ class NativeCalls:
         if call.given:
             return left_s
         of_method = native.method.latency_budget_ms
-        budget_ms = self._models[native.runner].spec.latency_budget_ms if of_method is None else of_method
+        budget_ms = self._catalog.models[native.runner].spec.latency_budget_ms if of_method is None else of_method
         return min(left_s, budget_ms / 1e3)
 
     def prepare(self, call: Call) -> NativeCall:
         """Raises ModelNotFound, VersionNotFound, InvalidInput, InvalidParameter, TooLarge."""
-        model = self._find(call.model, call.version)
+        model = self._catalog.find(call.model, call.version)
         method = pick_method(model.methods, call.method)
         inputs = method.inputs
         if len(call.args) == 1 and not call.named and inputs:
             tensor = _checked(call.args[0], inputs[0])
             if isinstance(tensor, Tensor) and not any(spec.required for spec in inputs[1:]):
-                key, rows = self._measured(model, method, tensor)
+                key, rows = self._measured(call.model, method, tensor)
                 return NativeCall(call.model, method, (tensor,), {}, key, rows, nbytes(tensor))
         check_binding(method, len(call.args), call.named)
         args, kwargs = _tensors(method, call)
@@ -86,40 +73,17 @@ class NativeCalls:
         return NativeCall(call.model, method, args, kwargs, key, rows, size)
 
     def metadata(self, name: str, version: str | None) -> dict[str, object]:
-        """As the server describes the model over HTTP, as far as a client reads it."""
-        model = self._find(name, version)
-        methods = {method.name: _described(method) for method in model.methods.values()}
-        first = "__call__" if "__call__" in methods else next(iter(methods))
-        parameters = {"method": first, "methods": methods, "aliases": list(model.spec.aliases)}
-        return {
-            "name": name,
-            "versions": [model.spec.version],
-            "platform": model.spec.framework,
-            "inputs": methods[first]["inputs"],
-            "outputs": methods[first]["outputs"],
-            "parameters": parameters | {"unspecified": methods[first]["unspecified"]},
-        }
+        """As the server describes the model over HTTP."""
+        return model_metadata(self._catalog.find(name, version))
 
-    def _find(self, name: str, version: str | None) -> _Model:
-        model = self._models.get(name)
-        if model is None:
-            served = ", ".join(self._models) or "none"
-            raise ModelNotFound(f"model {name!r} is not served.{did_you_mean(name, self._models)} Served: {served}.")
-        if version is not None and version not in model.versions:
-            raise VersionNotFound(
-                f"model {name!r} has no version {version!r} here.{did_you_mean(version, model.versions)} "
-                f"Served: {model.spec.version}."
-            )
-        return model
-
-    def _measured(self, model: _Model, method: MethodSpec, tensor: Tensor) -> tuple[bytes, int]:
-        shape = (method, tensor.dtype, tensor.shape)
-        known = model.measured.get(shape)
+    def _measured(self, model: str, method: MethodSpec, tensor: Tensor) -> tuple[bytes, int]:
+        shape = (model, method.name, tensor.dtype, tensor.shape)
+        known = self._measures.get(shape)
         if known is None:
             known = measure(method, (tensor,), {}, self._rows_max)
-            if len(model.measured) >= _MEASURED_MAX:
-                model.measured.clear()
-            model.measured[shape] = known
+            if len(self._measures) >= _MEASURED_MAX:
+                self._measures.clear()
+            self._measures[shape] = known
         return known
 
 
@@ -164,36 +128,5 @@ def _tensors(method: MethodSpec, call: Call) -> tuple[tuple[Tree, ...], dict[str
 
 def _checked(value: object, spec: InputSpec) -> Tensor | Strings:
     tensor = tensor_of(value, spec.name, spec.dtype)
-    given = tensor.dtype if isinstance(tensor, Tensor) else None
-    if spec.dtype is not None and given is not spec.dtype:
-        name = given.oip if given is not None else "BYTES"
-        raise InvalidInput(f"input {spec.name!r} has datatype {name}, expected {spec.dtype.oip}")
-    wanted = spec.shape
-    if wanted is None:
-        return tensor
-    shape = tensor.shape
-    if len(shape) != len(wanted) or any(want not in (-1, dim) for dim, want in zip(shape, wanted)):
-        raise InvalidInput(
-            f"input {spec.name!r} has shape {list(shape)}, expected {list(wanted)} (rank {len(wanted)}, -1 = any)"
-        )
+    spec.check(tensor.dtype if isinstance(tensor, Tensor) else None, tensor.shape)
     return tensor
-
-
-def _described(method: MethodSpec) -> dict[str, object]:
-    outputs = method.outputs or (InputSpec("output_0"),)
-    tensors = (*method.inputs, *outputs)
-    return {
-        "inputs": [_described_tensor(spec) for spec in method.inputs],
-        "outputs": [_described_tensor(spec) for spec in outputs],
-        "batchable": method.batchable,
-        "unspecified": method.open_inputs or any(spec.shape is None or spec.dtype is None for spec in tensors),
-    }
-
-
-def _described_tensor(spec: InputSpec) -> dict[str, object]:
-    """OIP requires both fields: where nothing is known they say FP32 and [-1]."""
-    return {
-        "name": spec.name,
-        "datatype": spec.dtype.oip if spec.dtype is not None else "FP32",
-        "shape": list(spec.shape) if spec.shape is not None else [-1],
-    }

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paceline.api_server.catalog import Catalog
 from paceline.api_server.oip_request import Call, RequestReader
 from paceline.protocol import dtypes
+from paceline.protocol.catalog import Catalog
 from paceline.protocol.errors import InvalidInput, InvalidParameter, TooLarge
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.tensor import Strings, Tensor

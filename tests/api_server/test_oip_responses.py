@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from paceline.api_server.answer import Answer
-from paceline.api_server.catalog import Catalog
 from paceline.api_server.oip_outputs import OutputForm, OutputForms
 from paceline.api_server.oip_response import ReplyWriter
 from paceline.protocol import dtypes
+from paceline.protocol.catalog import Catalog
 from paceline.protocol.errors import Internal, InvalidParameter
 from paceline.protocol.messages import Result, pack_result
 from paceline.protocol.tensor import Strings, Tensor, from_numpy

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from paceline.api_server.app import App
-from paceline.api_server.catalog import Catalog, ModelPath, parse_model_path
+from paceline.api_server.model_path import ModelPath, parse_model_path
 from paceline.protocol import dtypes
+from paceline.protocol.catalog import Catalog
 from paceline.protocol.control import FailedRunner
 from paceline.protocol.errors import ERRORS_BY_CODE
 from paceline.protocol.messages import Failure, InferItem, Result
