@@ -196,8 +196,10 @@ class Host:
             if isinstance(action, Dispatch):
                 batches.append(action)
             elif isinstance(action, Reject):
-                held = self.intake.inbox.remove(cast("RequestKey", action.request_id))
-                self.outbox.fail(held, _rejection(action))
+                # Cancelled, overdue or dropped in this very turn, it has its answer already.
+                held = self.intake.inbox.remove_queued(cast("RequestKey", action.request_id))
+                if held is not None:
+                    self.outbox.fail(held, _rejection(action))
             elif isinstance(action, WakeAt):
                 self._wake_at = action.time
         self._bulletin.want()

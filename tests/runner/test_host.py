@@ -187,6 +187,26 @@ def test_cancel_in_the_same_round_as_its_request_runs_nothing() -> None:
     assert bench.engine.batches == []
 
 
+def test_a_request_that_expired_and_was_cancelled_in_the_same_round_is_answered_once() -> None:
+    bench = Bench()
+    bench.send(bench.item(1, deadline_s=0.2))
+    bench.cancel(1)
+    bench.clock.advance(1.0)
+    bench.settle()
+    assert list(bench.failures()) == [1]
+    bench.send(bench.item(2))
+    bench.settle()
+    assert 2 in bench.results()
+
+
+def test_a_request_that_found_the_queue_full_and_was_cancelled_is_answered_once() -> None:
+    bench = Bench(queue_rows_max=2)
+    bench.send(*[bench.item(number) for number in range(1, 5)])
+    bench.cancel(4)
+    bench.settle()
+    assert sorted([*bench.failures(), *bench.results()]) == [1, 2, 3, 4]
+
+
 def test_cancel_of_a_running_request_leaves_it_its_one_answer() -> None:
     bench = Bench()
     bench.engine.while_running = lambda: bench.cancel(1)
