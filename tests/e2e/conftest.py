@@ -56,3 +56,4 @@ def serve(store_home: Path, run_dir: Path) -> Iterator[Callable[..., Server]]:
         for process in left:
             process.kill()
         server.process.wait(10)
+        server.check_unharmed()

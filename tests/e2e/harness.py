@@ -32,6 +32,7 @@ class Server:
             *flags,
         ]
         self.events: list[dict[str, Any]] = []
+        self.deaths_planned = False  # a test that kills, or makes a process die, says so
         self.process: subprocess.Popen[str]
 
     def start(self) -> Server:
@@ -59,6 +60,11 @@ class Server:
     def event(self, name: str) -> dict[str, Any] | None:
         """The latest event `name`, None if there was none."""
         return next((event for event in reversed(self.events) if event["event"] == name), None)
+
+    def check_unharmed(self) -> None:
+        """No process died that the test did not kill."""
+        died = [event for event in self.events if event["event"] == "child_died"]
+        assert self.deaths_planned or not died, died
 
     @property
     def url(self) -> str:

@@ -17,6 +17,18 @@ from tests.e2e.probe_model import POISON
 pytestmark = pytest.mark.e2e
 
 
+@pytest.fixture
+def serve(serve: Callable[..., Server]) -> Callable[..., Server]:
+    """As everywhere, but here processes are meant to die."""
+
+    def start(*flags: str) -> Server:
+        server = serve(*flags)
+        server.deaths_planned = True
+        return server
+
+    return start
+
+
 def test_a_killed_worker_loses_nothing(serve: Callable[..., Server]) -> None:
     server = serve("--api-workers", "2")
     with Load(server) as load:

@@ -130,6 +130,7 @@ def test_a_deadline_is_kept_and_the_next_request_answered(server: Server, alice:
 
 
 def test_a_killed_worker_loses_nothing_of_a_remote_client(server: Server, alice: Path) -> None:
+    server.deaths_planned = True
     with paceline.Client(address(server), key_file=alice) as client, ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(client.predict, "probe", X - number) for number in range(50)]
         victim = server.pid("worker")
