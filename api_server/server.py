@@ -23,7 +23,7 @@ from paceline.api_server.app import App
 from paceline.api_server.front import Front, HttpBounds
 from paceline.api_server.http_protocol import HttpProtocol
 from paceline.api_server.infer import InferRoute, RequestIds
-from paceline.protocol import control
+from paceline.protocol import control, log
 from paceline.protocol.catalog import Catalog
 from paceline.protocol.channel import AsyncSocket, Channels
 from paceline.protocol.child import adopt, beat_forever
@@ -180,7 +180,7 @@ def main() -> int:
     """The process main."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     spec = adopt(sys.argv)
-    logging.basicConfig(level=logging.INFO, format=f"api_server[{spec.index}] %(levelname)s %(name)s: %(message)s")
+    log.configure()
     # Its lines are about single connections, and their clients' faults.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with Channels() as channels, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -17,7 +17,7 @@ import sys
 import threading
 from pathlib import Path
 
-from paceline.protocol import child, control, limits
+from paceline.protocol import child, control, limits, log
 from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_address, wait
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State
@@ -25,7 +25,6 @@ from paceline.protocol.errors import ProtocolError, StoreError
 from paceline.protocol.signals import SignalPipe
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, RunnerSpec
-from paceline.runner import log
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.crossing import Crossing, open_remote
 from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
@@ -210,7 +209,7 @@ def main(argv: list[str]) -> int:
     faulthandler.register(signal.SIGUSR1)
     # Ctrl-C reaches the whole process group; the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log.configure(f"worker[{spec.index}]")
+    log.configure()
     with Channels() as channels, SignalPipe() as signals:
         worker = Worker(spec, channels, signals)
         worker.start()

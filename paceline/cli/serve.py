@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,7 +89,8 @@ def serve(
 
 def event_in_json(event: Event) -> None:
     """One line, flushed: programs wait for it."""
-    say_json({"event": event_name(event), **asdict(event)}, indent=None)
+    time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    say_json({"event": event_name(event), "time": time, **asdict(event)}, indent=None)
 
 
 def teller(targets: tuple[str, ...], settings: Config) -> Callable[[Event], None]:
@@ -97,7 +99,8 @@ def teller(targets: tuple[str, ...], settings: Config) -> Callable[[Event], None
     from paceline.supervisor.events import Ready
 
     def tell(event: Event) -> None:
-        say(styled(describe(event), _STYLES.get(event_name(event), "")))
+        stamp = styled(f"{datetime.now():%H:%M:%S}", "dim")
+        say(f"{stamp} {styled(describe(event), _STYLES.get(event_name(event), ''))}")
         if isinstance(event, Ready):
             _show_usage(event, targets, settings)
 

@@ -9,6 +9,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 LAST_LINES = 20
 LINE_BYTES_MAX = 2048
@@ -63,17 +64,18 @@ class Output:
 
 
 class Forwarder:
-    """Our stderr, for children's lines."""
+    """Our stderr, for children's lines, each with the time (UTC) and the process it came from."""
 
     def __init__(self, fd: int = 2) -> None:
         self._fd = fd
         self._dropped = 0
 
     def pass_on(self, tag: str, lines: Iterable[str]) -> None:
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         for line in lines:
             if self._dropped and self._write(f"[paceline] {self._dropped} lines were dropped: stderr was full\n"):
                 self._dropped = 0
-            if not self._write(f"[{tag}] {line}\n"):
+            if not self._write(f"{stamp} [{tag}] {line}\n"):
                 self._dropped += 1
 
     def _write(self, text: str) -> bool:

@@ -285,6 +285,7 @@ def test_serve_json_is_one_object_per_event(store: ModelStore, monkeypatch: pyte
     lines = run("serve", "net", "--json", code=1).stdout.splitlines()
     told = [json.loads(line) for line in lines]
     assert [event["event"] for event in told] == ["starting", "child_ready", "ready", "stopped"]
+    assert told[2].pop("time").endswith("Z")
     assert told[2] == {
         "event": "ready",
         "url": "http://127.0.0.1:8000",

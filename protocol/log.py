@@ -1,4 +1,7 @@
-"""How a worker's log lines look: the event, then its ids as `name=value`, on one line but for tracebacks."""
+"""How a child's log lines look: the event, then its ids as `name=value`, on one line but for tracebacks.
+
+The supervisor, which reads them, adds time and process. Called by the mains of worker and API server.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ _KNOWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", 
 
 
 class EventFormatter(logging.Formatter):
-    """`worker[0] INFO worker ready runner=digits index=0`; what a caller gave as `extra` is shown, long values cut."""
+    """`INFO worker ready runner=digits index=0`; what a caller gave as `extra` is shown, long values cut."""
 
-    def __init__(self, process: str) -> None:
-        super().__init__(f"{process} %(levelname)s %(message)s")
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         extra = [f" {name}={_shown(value)}" for name, value in record.__dict__.items() if name not in _KNOWN]
         return super().formatMessage(record) + "".join(extra)
 
 
-def configure(process: str) -> None:
-    """Log to stderr, which the supervisor reads and tags."""
+def configure() -> None:
+    """Log to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(EventFormatter(process))
+    handler.setFormatter(EventFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
