@@ -21,7 +21,7 @@ from paceline.protocol import child, control, limits, log
 from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_address, wait
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State
-from paceline.protocol.errors import ProtocolError, StoreError
+from paceline.protocol.errors import PacelineError, ProtocolError, StoreError
 from paceline.protocol.signals import SignalPipe
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, RunnerSpec
@@ -216,7 +216,10 @@ def main(argv: list[str]) -> int:
         try:
             worker.wait_ready()
         except (Exception, SystemExit) as error:  # the model's own code runs here, and may well call sys.exit()
-            logger.exception("worker cannot load its model", extra={"runner": spec.runner, "index": spec.index})
+            # Our own errors say all; where user code failed, its traceback does.
+            trace = not isinstance(error, PacelineError)
+            ids = {"runner": spec.runner, "index": spec.index, "error": str(error)}
+            logger.error("worker cannot load its model", extra=ids, exc_info=trace)
             worker.fail(error)
             return LOAD_FAILED_EXIT
         try:
