@@ -33,12 +33,22 @@ def test_the_configuration_page_has_no_other_setting() -> None:
 
 def test_the_http_page_has_every_error_with_its_status() -> None:
     listed = {}
-    for line in (ROOT / "docs" / "http.md").read_text().splitlines():
+    errors, _, _ = (ROOT / "docs" / "http.md").read_text().partition("| HTTP status |")
+    for line in errors.splitlines():
         match = re.match(r"\| (\d{3}) \| (`[a-z_]+`(?:, `[a-z_]+`)*) \|", line)
         if match:
             listed.update(dict.fromkeys(re.findall(r"[a-z_]+", match[2]), int(match[1])))
     unlisted = {"unauthorized", "forbidden"}  # nothing authenticates yet
     assert listed == {code: cls.http_status for code, cls in ERRORS_BY_CODE.items() if code not in unlisted}
+
+
+def test_the_http_page_has_every_refusal_of_http_itself() -> None:
+    text = (ROOT / "docs" / "http.md").read_text().partition("| HTTP status |")[2]
+    listed = set(re.findall(r"^\| (\d{3}) \| `([a-z_]+)` \|", text, re.MULTILINE))
+    raised = set()
+    for file in (ROOT / "api_server").glob("*.py"):
+        raised |= set(re.findall(r"HttpRefusal\(\s*(\d{3}),\s*\"([a-z_]+)\"", file.read_text()))
+    assert listed == raised - {("500", "internal")}  # that one is in the first table
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

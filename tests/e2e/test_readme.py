@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.e2e.harness import ROOT, Server
@@ -38,7 +37,7 @@ def test_the_readme_works_as_written(tmp_path: Path, run_dir: Path) -> None:
         return done.stdout
 
     (tmp_path / "train.py").write_text(block("python", "paceline.pytorch.save"))
-    run(sys.executable, "train.py")
+    assert run(sys.executable, "train.py") == "saved my_model:1\n"
     assert block("sh", "paceline serve") == "paceline serve my_model:latest\n"
     server = Server(tmp_path / "home", run_dir, "my_model:latest").start()
     try:
@@ -52,11 +51,15 @@ def test_the_readme_works_as_written(tmp_path: Path, run_dir: Path) -> None:
         status, answer = server.request("POST", path, body.encode())
         shown = json.loads(block("json", "model_name"))
         assert status == 200
-        assert set(shown) <= set(answer)
-        assert answer["outputs"][0]["shape"] == shown["outputs"][0]["shape"]
+        assert list(answer) == list(shown)
+        assert answer["parameters"] == shown["parameters"]
+        (output,), (shown_output,) = answer["outputs"], shown["outputs"]
+        assert output.pop("data") == pytest.approx(shown_output.pop("data"), rel=1e-4)
+        assert output == shown_output
 
-        np.save(tmp_path / "input.npy", np.ones((1, 4), np.float32))
-        for line in block("sh", "paceline status").splitlines():
+        make_input, *lines = block("sh", "paceline status").splitlines()
+        run(sys.executable, *shlex.split(make_input)[1:])
+        for line in lines:
             command = shlex.split(line)[1:]
             url = ["--url", server.url] if command[0] == "predict" else []
             place = ["--run-dir", str(run_dir)] if command[0] == "status" else []
