@@ -23,6 +23,7 @@ class HttpBounds:
     """
 
     body_bytes: int = limits.BODY_BYTES_MAX
+    json_bytes: int = limits.JSON_BYTES_MAX
     headers_bytes: int = limits.HEADERS_BYTES_MAX
     headers_count: int = limits.HEADERS_COUNT_MAX
     target_bytes: int = limits.TARGET_BYTES_MAX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paceline.api_server.answer import HttpRefusal
 from paceline.api_server.front import HttpBounds
+from paceline.api_server.oip_json import json_too_large
 from paceline.protocol.errors import TooLarge
 
 # Given twice they could be read in two ways, by us and by a proxy before us.
@@ -48,6 +49,13 @@ def bound_head(headers: list[tuple[bytes, bytes]], bounds: HttpBounds) -> None:
     for name in _SINGLE:
         if names.count(name) > 1:
             raise bad_request(f"header {name.decode()} is given {names.count(name)} times, expected once")
+
+
+def bound_json(fields: dict[bytes, bytes], body_size: int, limit: int) -> None:
+    """Raises TooLarge for a body that is JSON as a whole (binary tensors come behind JSON of a given length) and over
+    `limit`."""
+    if body_size > limit and b"inference-header-content-length" not in fields:
+        raise json_too_large(limit, body_size)
 
 
 def bad_request(message: str) -> HttpRefusal:

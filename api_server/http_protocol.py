@@ -21,7 +21,14 @@ from uvicorn.server import ServerState
 from paceline.api_server.answer import Answer, HttpRefusal, error_answer, refusal_answer
 from paceline.api_server.body_reader import BodyReader
 from paceline.api_server.front import Front
-from paceline.api_server.http_head import bad_request, body_too_large, bound_head, framing, headers_too_large
+from paceline.api_server.http_head import (
+    bad_request,
+    body_too_large,
+    bound_head,
+    bound_json,
+    framing,
+    headers_too_large,
+)
 from paceline.api_server.infer import Target
 from paceline.api_server.infer_cycle import InferCycle
 from paceline.protocol.errors import RequestError, TooLarge
@@ -216,8 +223,11 @@ class HttpProtocol(HttpToolsProtocol):
             if type(held) is bytes:
                 held = cycle.body = bytearray(held)
             held += body
-        if cycle.length < 0 and len(cycle.body) > self._bounds.body_bytes:
-            raise body_too_large(self._bounds.body_bytes)
+        if cycle.length < 0:
+            size = len(cycle.body)
+            if size > self._bounds.body_bytes:
+                raise body_too_large(self._bounds.body_bytes)
+            bound_json(cycle.headers, size, self._bounds.json_bytes)
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -255,6 +265,8 @@ class HttpProtocol(HttpToolsProtocol):
     # The infer route
 
     def _infer_headers(self, target: Target, fields: dict[bytes, bytes], length: int, version: str) -> None:
+        if length > self._bounds.json_bytes:
+            bound_json(fields, length, self._bounds.json_bytes)
         if length > DIRECT_BODY_BYTES:
             self._reserve(length)
         upgrade = self.parser.should_upgrade()

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from paceline.api_server.oip_json import parse_json, shown
+from paceline.api_server.oip_json import collector_paused, json_too_large, parse_json, shown
 from paceline.api_server.oip_outputs import OutputForm, OutputForms
 from paceline.api_server.oip_tensors import NAME_CHARS_MAX, InputReader, PlannedInput, read_tensors
 from paceline.protocol import limits
@@ -26,6 +26,7 @@ PLAN_HEAD_BYTES_MAX = 4096
 # Half of what a message's tree may hold: its other nodes are containers.
 INPUTS_MAX = 256
 PRIORITY_MAX = 2**31 - 1
+_SMALL_JSON_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,14 @@ class RequestReader:
         Raises InvalidInput, InvalidParameter, TooLarge.
         """
         if head_length is None:
-            return self._call(self._plan(body), body, len(body))
+            return self._call(self._new_plan(body), body, len(body))
         size = _head_size(head_length, len(body))
         if size == 0:
             return self._call(self._raw_plan(len(body)), body, 0)
         head = bytes(body[:size])
         plan = self._plans.get(head)
         if plan is None:
-            plan = self._plan(head)
+            plan = self._new_plan(head)
             self._keep(head, plan)
         return self._call(plan, body, size)
 
@@ -103,6 +104,14 @@ class RequestReader:
             if len(self._plans) >= PLANS_MAX:
                 del self._plans[next(iter(self._plans))]
             self._plans[head] = plan
+
+    def _new_plan(self, head: bytes | bytearray) -> Plan:
+        if len(head) <= _SMALL_JSON_BYTES:
+            return self._plan(head)
+        if len(head) > limits.JSON_BYTES_MAX:
+            raise json_too_large(limits.JSON_BYTES_MAX, len(head))
+        with collector_paused():
+            return self._plan(head)
 
     def _plan(self, head: bytes | bytearray) -> Plan:
         request = parse_json(head)

@@ -25,6 +25,7 @@ from tests.api_server.world import (
 )
 
 HEAD = "POST /v2/models/net/infer HTTP/1.1\r\nHost: test\r\n"
+BINARY_HEAD = HEAD.encode() + b"Inference-Header-Content-Length: 100\r\n"
 INNER = b"POST /v2/models/net/infer HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"
 
 AMBIGUOUS: dict[str, bytes] = {
@@ -113,6 +114,27 @@ def test_what_is_over_a_bound_is_refused_before_it_is_buffered(data: bytes, stat
     async def scenario() -> None:
         async with running(bounds=HttpBounds(body_bytes=2000, chunks=100)) as world:
             assert (await refused(world, data)).status == status
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Content-Length: 2001\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n" + (b"3e8\r\n" + b"a" * 1000 + b"\r\n") * 3,
+    ],
+)
+def test_json_over_its_bound_is_refused_before_it_is_buffered_and_told_of_the_binary_form(data: bytes) -> None:
+    async def scenario() -> None:
+        async with running(bounds=HttpBounds(json_bytes=2000)) as world:
+            reply = await refused(world, HEAD.encode() + data)
+            assert (reply.status, reply.json()["code"]) == (413, "too_large")
+            assert "binary_data_size" in reply.json()["error"]
+            body, head_length = binary_body([1, 1000], bytes(4000))
+            wire = await world.connect()
+            wire.send(post(body, head_length=head_length))
+            assert (await wire.reply()).status == 200
 
     run(scenario())
 
@@ -241,7 +263,7 @@ def test_a_client_that_leaves_inside_a_large_body_leaves_nothing_behind() -> Non
     async def scenario() -> None:
         async with running() as world:
             wire = await world.connect()
-            wire.send(HEAD.encode() + b"Content-Length: 5000000\r\n\r\n" + b"a" * 100_000)
+            wire.send(BINARY_HEAD + b"Content-Length: 5000000\r\n\r\n" + b"a" * 100_000)
             await until(lambda: world.server.front._bodies_bytes == 5_000_000)
             wire.close()
             await until(lambda: world.server.front._bodies_bytes == 0)

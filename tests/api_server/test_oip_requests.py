@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
 from typing import Any
@@ -126,6 +127,12 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "an integer over 64 bits": (IN, "integers only", text("INT64", "[99999999999999999999]")),
     "FP16 in JSON": (IN, "binary form", one(datatype="FP16")),
     "BF16 in JSON": (IN, "binary form", one(datatype="BF16")),
+    "one of many over its range": (IN, "has 128, out", one(shape=[1, 99], datatype="INT8", data=[1] * 98 + [128])),
+    "one of many negative unsigned": (IN, "has -1, out", one(shape=[1, 99], datatype="UINT32", data=[1] * 98 + [-1])),
+    "one of many too large for FP32": (IN, "has -1e+39, out", one(shape=[1, 99], data=[1] * 98 + [-1e39])),
+    "one of many over 63 bits": (IN, "out of the range", one(shape=[1, 99], datatype="INT64", data=[1] * 98 + [2**63])),
+    "more JSON than the limit": (TooLarge, "binary form", b" " * (4 * 2**20 + 1)),
+    "more JSON before binary data than the limit": (TooLarge, "binary form", b" " * (4 * 2**20 + 1), b"\0"),
     "more rows than the limit": (TooLarge, "5000 rows, over the limit of 4096", MANY, bytes(20_000)),
     "a body cut short": (IN, "truncated: input 'x' needs 16 bytes, 15 are left", bits(16), bytes(15)),
     "bytes behind the data": (IN, "1 bytes behind", bits(16), bytes(17)),
@@ -319,3 +326,37 @@ def test_a_raw_request_that_does_not_say_its_shape_is_refused(method: MethodSpec
 
 def test_a_declared_datatype_may_be_left_out() -> None:
     assert array(read({"inputs": [tensor(datatype=None)]}, None, TYPED).args[0]).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("UINT64", [0, 2**63, 2**64 - 1]),
+        ("INT64", [-(2**63), 2**63 - 1]),
+        ("INT8", [-128, 127]),
+        ("UINT32", [0, 2**32 - 1]),
+        ("FP32", [0.1, -3.4028234663852886e38, 2**53 + 1, 1e-45]),
+        ("FP64", [0.1, -1.7976931348623157e308, 2**64 - 1]),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 100])
+def test_many_numbers_are_read_exactly_as_few_are(datatype: str, values: list[Any], count: int) -> None:
+    data = values * count
+    call = read(one(shape=[1, len(data)], datatype=datatype, data=data))
+    expected = np.array(data, array(call.args[0]).dtype)
+    assert np.array_equal(array(call.args[0])[0], expected)
+
+
+def test_large_nested_json_sets_off_no_garbage_collection() -> None:
+    request = json.dumps(one(shape=[1, 20_000, 1], data=[[[1]] * 20_000])).encode()
+    phases: list[str] = []
+    note = lambda phase, info: phases.append(phase)  # noqa: E731
+    reading = reader()
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        reading.read(request, None)
+    finally:
+        gc.callbacks.remove(note)
+    assert gc.isenabled()
+    assert len(phases) <= 2
