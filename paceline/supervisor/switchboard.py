@@ -64,6 +64,8 @@ class Switchboard:
         self.send(peer, picture.take_remote(peer) if is_remote(peer) else picture.take())
 
     def publish(self, picture: Picture) -> None:
+        """Every subscriber gets the present picture."""
+        picture.told()
         parts = control.encode(picture.take())
         for peer in list(self._subscribers):
             if is_remote(peer):

@@ -17,7 +17,7 @@ STARTED_MAX = 16_384
 
 
 class Picture:
-    """The present topology. `changed` says whether `take` would give a new version."""
+    """The present topology. Each change is a version of its own, so that two snapshots of one version are the same."""
 
     def __init__(self) -> None:
         self._hosts: dict[bytes, Host] = {}
@@ -25,20 +25,29 @@ class Picture:
         self._lost: deque[LostHost] = deque(maxlen=LOST_MAX)
         self._failed: dict[str, FailedRunner] = {}
         self._draining = False
-        self._version = 0
-        self.changed = True
+        self._version = 1
+        self._told = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is something that not everybody was told yet."""
+        return self._version > self._told
+
+    def told(self) -> None:
+        """Everybody was sent the present snapshot. Not a matter of `take`: a newcomer takes one for itself alone."""
+        self._told = self._version
 
     def put(self, host: Host, remote_address: str = "") -> None:
         """`host` exists, in this state; other machines reach it at `remote_address`, if they do."""
         if self._hosts.get(host.incarnation) != host:
             self._hosts[host.incarnation] = host
             self._remote_addresses[host.incarnation] = remote_address
-            self.changed = True
+            self._version += 1
 
     def remove(self, incarnation: bytes) -> None:
         """The host left in good order: nothing was in its hands."""
         if self._pop(incarnation):
-            self.changed = True
+            self._version += 1
 
     def lose(self, lost: LostHost) -> None:
         """A process died; it counts as a host only if it was one."""
@@ -46,21 +55,18 @@ class Picture:
             self._lost.append(lost)
             while len(self._lost) > 1 and sum(len(each.started) for each in self._lost) > STARTED_MAX:
                 self._lost.popleft()
-            self.changed = True
+            self._version += 1
 
     def fail(self, runner: str, reason: str) -> None:
         self._failed[runner] = FailedRunner(runner, reason)
-        self.changed = True
+        self._version += 1
 
     def drain(self) -> None:
         self._draining = True
-        self.changed = True
+        self._version += 1
 
     def take(self) -> Topology:
-        """The snapshot; its version grows when something changed since the last one."""
-        if self.changed:
-            self._version += 1
-            self.changed = False
+        """The snapshot."""
         return Topology(
             self._version, self._draining, tuple(self._hosts.values()), tuple(self._lost), tuple(self._failed.values())
         )

@@ -98,6 +98,34 @@ def test_news_go_to_all_who_are_there(room: Room) -> None:
     assert (len(room.local.sent), len(room.remote.sent)) == (2 + 3, 2 + 1)
 
 
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
+@pytest.mark.parametrize("newcomer_remote", [False, True], ids=["local newcomer", "remote newcomer"])
+def test_a_newcomer_does_not_take_the_news_from_those_who_were_there(
+    room: Room, remote: bool, newcomer_remote: bool
+) -> None:
+    earlier, socket = fresh_incarnation(remote=remote), room.remote if remote else room.local
+    room.board.subscribe(earlier, True, room.picture)
+    room.board.publish(room.picture)
+    socket.sent.clear()
+    # In one pass of the loop: a worker says READY, then somebody else Hello.
+    room.picture.put(Host("net", fresh_incarnation(), "ipc:///run/p/h-2", State.READY), "tcp://0.0.0.0:7402")
+    room.board.subscribe(fresh_incarnation(remote=newcomer_remote), True, room.picture)
+    assert room.picture.changed
+    room.board.publish(room.picture)
+    (news,) = [message for peer, message in socket.sent if peer == earlier]
+    assert isinstance(news, Topology)
+    assert (news.version, len(news.hosts)) == (room.picture.take().version, 2)
+    assert not room.picture.changed
+
+
+def test_what_changes_after_a_newcomers_snapshot_has_a_version_that_it_does_not_know(room: Room) -> None:
+    room.board.subscribe(HERE, True, room.picture)
+    room.picture.put(Host("net", fresh_incarnation(), "ipc:///run/p/h-2", State.READY))
+    room.board.publish(room.picture)
+    first, second = [message for _, message in room.local.sent if isinstance(message, Topology)]
+    assert (second.version > first.version, len(second.hosts)) == (True, 2)
+
+
 @pytest.mark.parametrize(
     "message",
     [

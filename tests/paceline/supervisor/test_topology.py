@@ -19,10 +19,21 @@ def test_version_grows_with_changes_only() -> None:
     picture = Picture()
     assert picture.take().version == 1
     picture.put(host(1))
-    assert picture.changed
     assert (picture.take().version, picture.take().version) == (2, 2)
     picture.put(host(1))
+    assert picture.take().version == 2
+
+
+def test_only_telling_everybody_settles_a_change() -> None:
+    picture = Picture()
+    assert picture.changed
+    picture.take()
+    picture.take_remote(b"\x02" * 16)
+    assert picture.changed
+    picture.told()
     assert not picture.changed
+    picture.put(host(1))
+    assert picture.changed
 
 
 def test_new_state_replaces_the_old_one() -> None:
@@ -42,7 +53,7 @@ def test_dead_host_moves_to_the_lost() -> None:
 
 def test_process_that_never_was_a_host_is_not_lost() -> None:
     picture = Picture()
-    picture.take()
+    picture.told()
     picture.lose(lost(1))
     assert not picture.changed
     assert picture.take().lost == ()
