@@ -70,8 +70,8 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class LostHost:
-    """A host that died. `started`: the (origin, counter) pairs it had in hand, at most one batch; `known` is False
-    where that could not be told, and all its requests may have started."""
+    """A host that died. `started`: the last (origin, counter) pairs that it had begun, answered ones too; `known` is
+    False where that could not be told, and all its requests may have started."""
 
     runner: str
     incarnation: bytes

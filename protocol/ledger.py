@@ -203,7 +203,7 @@ class Ledger:
     ) -> list[tuple[Entry, RequestError]]:
         """A host died. Its requests wait again, in front; those out of starts or time are closed and returned.
 
-        `started`: counters of this origin that the host had in hand; None = any may have started.
+        `started`: counters of this origin that the host had begun, answered ones too; None = any may have started.
         """
         host = self._hosts.pop(incarnation, None)
         if host is None:

@@ -223,7 +223,7 @@ class Host:
         run = self._call(batch, members)
         self._answer(batch, members, run, began_ns)
         self.outbox.flush(self._clock.now())
-        # Not before its answers left: a worker that is killed in between had started them, and that must count.
+        # Not before its answers left: who is killed in between had them in hand. That they were started stays known.
         self._hand.end()
         self._ran.append(_Ran(batch, run.learn, run.cap_rows))
         served = self._served

@@ -271,8 +271,8 @@ class Crew:
         if in_good_order:
             self.picture.remove(occupant.incarnation)
             return
-        known, started = remains.started is not None, remains.started or ()
-        self.picture.lose(LostHost(seat.runner, occupant.incarnation, death.reason, known, started))
+        known = remains.in_hand is not None
+        self.picture.lose(LostHost(seat.runner, occupant.incarnation, death.reason, known, remains.started))
         self._publish()
         seat.last_death = death.reason
         if seat.killed_for == STOPPED_WITH_SERVER:

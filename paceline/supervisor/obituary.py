@@ -20,13 +20,15 @@ _IDS_SHOWN_MAX = 8
 class Remains:
     """What is left of a dead child. `returncode` as subprocess tells it (negative: a signal). `killed_for`: why we
     killed it, empty if we did not. `said`: its own FAILED message. `oom_kills`: kills for our cgroup's memory limit
-    while it lived. `started`: (origin, counter) of requests in hand, None if that cannot be told."""
+    while it lived. `in_hand`: (origin, counter) of the requests that it ran when it died, None if that cannot be told;
+    `started`: also of those that it had run before."""
 
     returncode: int
     killed_for: str = ""
     said: str = ""
     oom_kills: int = 0
-    started: tuple[tuple[bytes, int], ...] | None = ()
+    in_hand: tuple[tuple[bytes, int], ...] | None = ()
+    started: tuple[tuple[bytes, int], ...] = ()
     last_lines: tuple[str, ...] = ()
 
 
@@ -49,12 +51,12 @@ def reason_of(remains: Remains) -> str:
 def explain(remains: Remains) -> str:
     """The reason, and what it had in hand."""
     parts = [reason_of(remains)]
-    if remains.started is None:
+    if remains.in_hand is None:
         parts.append("which requests had started is not known")
-    elif remains.started:
-        shown = ", ".join(f"{origin.hex()[:8]}-{counter}" for origin, counter in remains.started[:_IDS_SHOWN_MAX])
-        more = f" and {len(remains.started) - _IDS_SHOWN_MAX} more" if len(remains.started) > _IDS_SHOWN_MAX else ""
-        parts.append(f"{len(remains.started)} request(s) had started: {shown}{more}")
+    elif remains.in_hand:
+        shown = ", ".join(f"{origin.hex()[:8]}-{counter}" for origin, counter in remains.in_hand[:_IDS_SHOWN_MAX])
+        more = f" and {len(remains.in_hand) - _IDS_SHOWN_MAX} more" if len(remains.in_hand) > _IDS_SHOWN_MAX else ""
+        parts.append(f"{len(remains.in_hand)} request(s) had started: {shown}{more}")
     return "; ".join(parts)
 
 

@@ -37,7 +37,7 @@ async def wait_busy(server: Server) -> None:
 
     def busy() -> bool:
         views = [read_slot(path) for path in server.run_dir.rglob("*") if path.is_file()]
-        return any(view is not None and view.started for view in views)
+        return any(view is not None and view.in_hand for view in views)
 
     await asyncio.to_thread(wait_until, busy, 10.0, "a batch to start")
 

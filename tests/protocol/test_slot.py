@@ -39,9 +39,38 @@ def test_reader_sees_beat_counters_and_batch(path: Path) -> None:
     slot.beat(111)
     slot.count(requests=5, batches=2, rows=9)
     slot.begin(7, IDS, now_ns=222)
-    assert seen(path) == SlotView(111, 5, 2, 9, 7, 222, True, tuple(IDS))
+    assert seen(path) == SlotView(111, 5, 2, 9, 7, 222, True, tuple(IDS), tuple(IDS))
     slot.end()
-    assert seen(path) == SlotView(111, 5, 2, 9, 7, 0, True, ())
+    assert seen(path) == SlotView(111, 5, 2, 9, 7, 0, True, (), tuple(IDS))
+
+
+def test_finished_ids_stay_started_but_are_not_in_hand(path: Path) -> None:
+    slot = Slot(path)
+    slot.begin(1, IDS, now_ns=1)
+    slot.end()
+    slot.begin(2, [(ORIGIN, 3)], now_ns=2)
+    assert (seen(path).in_hand, seen(path).started) == (((ORIGIN, 3),), (*IDS, (ORIGIN, 3)))
+
+
+def test_the_last_ids_are_kept_in_order_however_batches_fall_into_the_ring(path: Path) -> None:
+    slot = Slot(path)
+    begun: list[tuple[bytes, int]] = []
+    for batch_id, size in enumerate((1, IDS_MAX - 1, 3, 1000, IDS_MAX - 7, 64, IDS_MAX)):
+        ids = [(ORIGIN, len(begun) + index) for index in range(size)]
+        begun += ids
+        slot.begin(batch_id, ids, now_ns=1)
+        assert (seen(path).in_hand, seen(path).started) == (tuple(ids), tuple(begun[-IDS_MAX:]))
+        slot.end()
+        assert (seen(path).in_hand, seen(path).started) == ((), tuple(begun[-IDS_MAX:]))
+
+
+def test_after_a_batch_of_more_ids_than_fit_its_last_are_known(path: Path) -> None:
+    slot = Slot(path)
+    slot.begin(1, [(ORIGIN, counter) for counter in range(IDS_MAX + 5)], now_ns=1)
+    slot.end()
+    slot.begin(2, [(WORKER, 1)], now_ns=2)
+    assert seen(path).in_hand == ((WORKER, 1),)
+    assert seen(path).started == (*[(ORIGIN, counter) for counter in range(6, IDS_MAX + 5)], (WORKER, 1))
 
 
 @pytest.mark.parametrize(("count", "known"), [(IDS_MAX, True), (IDS_MAX + 1, False)])
@@ -60,7 +89,8 @@ def test_batch_torn_by_a_death_is_unknown_and_the_next_is_known(path: Path, monk
             slot.begin(2, IDS, now_ns=2)
     assert (seen(path).known, seen(path).started) == (False, ())
     slot.begin(3, IDS[:1], now_ns=3)
-    assert (seen(path).known, seen(path).started) == (True, tuple(IDS[:1]))
+    assert (seen(path).known, seen(path).in_hand) == (True, tuple(IDS[:1]))
+    assert seen(path).started == (*IDS, IDS[0])
 
 
 def test_id_that_does_not_fit_leaves_the_slot_as_it_was(path: Path) -> None:
@@ -103,4 +133,4 @@ def test_slot_survives_the_sigkill_of_its_owner(path: Path) -> None:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"begun\n"
         owner.send_signal(signal.SIGKILL)
-    assert seen(path) == SlotView(123, 0, 0, 0, 9, 456, True, ((ORIGIN, 5),))
+    assert seen(path) == SlotView(123, 0, 0, 0, 9, 456, True, ((ORIGIN, 5),), ((ORIGIN, 5),))

@@ -290,17 +290,17 @@ def test_sigterm_drains_and_ctrl_c_does_nothing(doomed: WorkerProcess) -> None:
 
 def test_killed_worker_leaves_the_started_requests_in_its_slot(doomed: WorkerProcess) -> None:
     started_now = doomed.infer(row(30.0), row(30.0), method="hang")
-    doomed.until(lambda: doomed.slot.batch_started_ns > 0 and len(doomed.slot.started) == 2)
+    doomed.until(lambda: doomed.slot.batch_started_ns > 0 and len(doomed.slot.in_hand) == 2)
     os.kill(doomed.process.pid, signal.SIGKILL)
     assert doomed.exit_code() == -signal.SIGKILL
     assert doomed.slot.known
-    assert set(doomed.slot.started) == {(doomed.origin, counter) for counter in started_now}
+    assert set(doomed.slot.in_hand) == {(doomed.origin, counter) for counter in started_now}
 
 
 def test_lost_device_ends_the_worker_at_once_and_unanswered(doomed: WorkerProcess) -> None:
     (asked,) = doomed.infer(("x",), method="lose_device")
     assert doomed.exit_code() == 4
-    assert doomed.slot.started == ((doomed.origin, asked),)
+    assert doomed.slot.in_hand == ((doomed.origin, asked),)
     assert doomed.answered == {}
 
 

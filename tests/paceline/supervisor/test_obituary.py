@@ -32,18 +32,18 @@ def test_foreign_sigkill_suspects_the_oom_killer_and_with_evidence_says_so() -> 
 
 
 def test_explanation_names_started_requests() -> None:
-    remains = Remains(1, started=((b"\x01" * 16, 5), (b"\x02" * 16, 6)))
+    remains = Remains(1, in_hand=((b"\x01" * 16, 5), (b"\x02" * 16, 6)))
     assert explain(remains) == "exit code 1; 2 request(s) had started: 01010101-5, 02020202-6"
 
 
 def test_many_started_requests_are_counted_not_listed() -> None:
-    text = explain(Remains(1, started=tuple((b"\x01" * 16, n) for n in range(100))))
+    text = explain(Remains(1, in_hand=tuple((b"\x01" * 16, n) for n in range(100))))
     assert "100 request(s) had started" in text
     assert text.endswith("and 92 more")
 
 
 def test_unknown_start_is_said() -> None:
-    assert "which requests had started is not known" in explain(Remains(1, started=None))
+    assert "which requests had started is not known" in explain(Remains(1, in_hand=None))
 
 
 def test_oom_kills_are_read_from_cgroup_two(tmp_path: Path) -> None:
