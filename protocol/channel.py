@@ -303,6 +303,12 @@ class AsyncSocket:
             self._look_again()
         return sent
 
+    def deliver(self) -> None:
+        """Deliver what has arrived, all of it and now: the peer is gone, and the socket is about to be closed."""
+        if not self._closed:
+            for parts in self._socket.drain(limits.SOCKET_HWM):
+                self._on_message(parts)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True

@@ -244,6 +244,8 @@ class Hosts:
             logger.warning("host lost", extra={"runner": lost.runner, "host": lost.incarnation.hex()})
 
     def _drop(self, incarnation: bytes, started: frozenset[int] | None) -> None:
+        # What it answered before it died is done, and must not be run again.
+        self._peers[incarnation].pipe.deliver()
         peer = self._peers.pop(incarnation)
         peer.pipe.close()
         for entry, error in self._ledger.host_down(incarnation, started, self._now()):

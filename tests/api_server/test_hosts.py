@@ -211,6 +211,21 @@ def test_a_lost_hosts_requests_go_to_the_next_with_their_starts_counted() -> Non
     assert [(item.counter, item.starts, item.attempt) for item in second.items] == [(1, 1, 1), (2, 0, 1)]
 
 
+def test_what_had_arrived_from_a_host_that_died_is_an_answer_and_not_run_again() -> None:
+    world = World()
+    pipe = world.up()
+    answered, done = world.submit()
+    _, waiting = world.submit()
+    world.loop.tick()
+    pipe.arrived = [echo(pipe.items[0])]
+    lost = LostHost("net", HOST, "signal 9", True, ((ORIGIN, answered),))
+    world.hosts.apply(topology(2, up(OTHER_HOST), lost=(lost,)))
+    world.loop.tick()
+    assert [type(answer) for answer in done.answers] == [Result]
+    assert waiting.answers == []
+    assert [(item.counter, item.starts) for item in world.fake.pipes[1].items] == [(2, 0)]
+
+
 def test_a_request_that_was_started_twice_fails_as_worker_lost() -> None:
     world = World()
     world.up()

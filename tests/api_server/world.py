@@ -59,6 +59,7 @@ class FakePipe:
     closed: bool = False
     inferred: list[Infer] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
+    arrived: list[Result | Failure] = field(default_factory=list)
 
     def send(self, parts: list[Buffer]) -> bool:
         if not self.accepts:
@@ -76,6 +77,10 @@ class FakePipe:
         results = tuple(a for a in answers if isinstance(a, Result))
         failures = tuple(a for a in answers if isinstance(a, Failure))
         self.on_message(encode(Answers(ORIGIN, results, failures)))
+
+    def deliver(self) -> None:
+        arrived, self.arrived = self.arrived, []
+        self.answer(arrived)
 
     def close(self) -> None:
         self.closed = True

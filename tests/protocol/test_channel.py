@@ -307,3 +307,23 @@ def test_send_that_eats_the_edge_of_an_arrival_still_delivers_it(address: str) -
 
     asyncio.run(main())
     assert got == [b"%d" % number for number in range(rounds)]
+
+
+def test_what_had_arrived_is_delivered_at_once_though_the_peer_is_gone(address: str) -> None:
+    got: list[bytes] = []
+
+    async def main() -> None:
+        with Channels() as channels:
+            server, client, identity = pair(channels, address)
+            for number in range(200):
+                server.send(identity, [b"%d" % number])
+            wait([client], 5)
+            server.close()
+            wait([], 0.1)
+            socket = AsyncSocket(client, asyncio.get_running_loop(), lambda parts: got.append(bytes(parts[0])))
+            socket.deliver()
+            assert got == [b"%d" % number for number in range(200)]
+            socket.close()
+            socket.deliver()
+
+    asyncio.run(main())
