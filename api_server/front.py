@@ -10,6 +10,7 @@ from typing import Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from paceline.api_server.infer import InferRoute, RequestIds
+from paceline.api_server.unsent import UnsentAnswers
 from paceline.protocol import limits
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import QueueFull
@@ -19,7 +20,8 @@ from paceline.protocol.errors import QueueFull
 class HttpBounds:
     """The bounds of one connection; times in seconds, each kept by a sweep and so up to a second late.
 
-    `bodies_bytes` bounds what all connections together hold of bodies that are still coming in.
+    `bodies_bytes` and `answers_bytes` bound what all connections together hold: of bodies that are still coming in,
+    and of answers that their clients do not read.
     """
 
     body_bytes: int = limits.BODY_BYTES_MAX
@@ -29,6 +31,7 @@ class HttpBounds:
     target_bytes: int = limits.TARGET_BYTES_MAX
     chunks: int = limits.BODY_CHUNKS_MAX
     bodies_bytes: int = 256 * 1024 * 1024
+    answers_bytes: int = 256 * 1024 * 1024
     pipelined: int = 128
     connections: int = 10_000
     headers_s: float = limits.HEADERS_READ_S
@@ -52,6 +55,7 @@ class Front:
         self.bounds = bounds
         self.now = SystemClock.now()
         self.connections: set[Connection] = set()
+        self.unsent = UnsentAnswers(bounds.answers_bytes)
         self._bodies_bytes = 0
         self._status_lines: dict[int, bytes] = {}
 

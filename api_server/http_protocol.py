@@ -31,6 +31,7 @@ from paceline.api_server.http_head import (
 )
 from paceline.api_server.infer import Target
 from paceline.api_server.infer_cycle import InferCycle
+from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import RequestError, TooLarge
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.connections.discard(self)
+        self._front.unsent.release(self)
         running, self._running = self._running, None
         self._release()
         super().connection_lost(exc)
@@ -125,11 +127,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         """The client reads slower than we answer: take nothing more from it meanwhile."""
-        self._stalled_since = self._front.now
+        now = SystemClock.now()
+        self._unwritten, self._stalled_since = self.unread_bytes(), now
         self.flow.pause_writing()
         self.flow.pause_reading()
+        self._front.unsent.hold(self, now)
 
     def resume_writing(self) -> None:
+        self._front.unsent.release(self)
         self.flow.resume_writing()
         if self._held:
             self._held = False
@@ -141,7 +146,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The sweep's call: refuse or close what waits longer than its bound."""
         bounds, waited_s = self._bounds, now - self._since
         phase = self._phase
-        if self.flow.write_paused and self._write_stalled(now):
+        if self.flow.write_paused and now - self.stalled_since(now) > bounds.write_stall_s:
             self.transport.abort()
         elif phase is Phase.LINGER:
             if waited_s > bounds.linger_s:
@@ -159,11 +164,19 @@ class HttpProtocol(HttpToolsProtocol):
         elif phase is _IDLE and self._all_answered() and waited_s > bounds.keep_alive_s:
             self.transport.close()
 
-    def _write_stalled(self, now: float) -> bool:
-        unwritten = self.transport.get_write_buffer_size()
+    # UnsentAnswers' calls
+
+    def unread_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def stalled_since(self, now: float) -> float:
+        unwritten = self.unread_bytes()
         if unwritten != self._unwritten:
             self._unwritten, self._stalled_since = unwritten, now
-        return now - self._stalled_since > self._bounds.write_stall_s
+        return self._stalled_since
+
+    def cut_off(self) -> None:
+        self.transport.abort()
 
     # The parser's calls
 

@@ -440,6 +440,32 @@ def test_a_client_that_does_not_read_stops_being_read() -> None:
     run(scenario())
 
 
+def test_answers_that_nobody_reads_are_bounded_together_and_a_reader_is_not_hurt() -> None:
+    async def scenario() -> None:
+        data = bytes(8_000_000)
+        body, head_length = binary_body([1, 2_000_000], data)
+        request = post(body, head_length=head_length)
+        async with running(bounds=HttpBounds(answers_bytes=20_000_000)) as world:
+            unsent = world.server.front.unsent
+            slow: list[socket.socket] = []
+            for _ in range(6):
+                client = socket.create_connection(("127.0.0.1", world.port))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                await asyncio.to_thread(client.sendall, request)
+                slow.append(client)
+                reader = await world.connect()
+                reader.send(request)
+                assert (await reader.reply()).body.endswith(data)
+                reader.close()
+                assert unsent.nbytes <= 20_000_000
+            await until(lambda: len(world.server.front.connections) <= 3)
+            for client in slow:
+                client.close()
+            await until(lambda: unsent.nbytes == 0)
+
+    run(scenario())
+
+
 def test_too_many_connections_are_told_so() -> None:
     async def scenario() -> None:
         async with running(bounds=HttpBounds(connections=1)) as world:
