@@ -101,6 +101,7 @@ def _http(url: str, parts: SplitResult, port: int | None) -> HttpAddress:
         host=host,
         port=port if port is not None else (443 if secure else 80),
         secure=secure,
-        prefix=parts.path.rstrip("/"),
+        # Other clients of the protocol are given the /v2 as well.
+        prefix=parts.path.rstrip("/").removesuffix("/v2").rstrip("/"),
         authority=parts.netloc,
     )

@@ -87,8 +87,10 @@ def _from_torch(value: Any, name: str) -> Tensor:
 
 def _as_array(value: object, name: str) -> Array:
     if isinstance(value, (dict, set)) or value is None:
+        hint = "; to give inputs by name, pass the dict's items: **inputs" if isinstance(value, dict) else ""
         raise InvalidInput(
-            f"input {name!r} is a {type(value).__name__}; expected an array, a tensor, or lists of numbers or strings"
+            f"input {name!r} is a {type(value).__name__}; expected an array, a tensor, or lists of numbers or "
+            f"strings{hint}"
         )
     first = value
     while isinstance(first, (list, tuple)) and first:

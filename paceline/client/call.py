@@ -17,6 +17,14 @@ ANSWER_GRACE_S = 0.05
 # How long an answer is waited for if the caller names no time-out.
 TIMEOUT_S = 30.0
 _PRIORITY_MAX = 2**31 - 1
+# Options under the names that other clients have for them.
+_MEANT = {
+    "timeout": "the time-out is timeout_s=, in seconds",
+    "timeout_ms": "the time-out is timeout_s=, in seconds",
+    "client_timeout": "the time-out is timeout_s=, in seconds",
+    "deadline": "the time-out is timeout_s=, in seconds from now",
+    "model_version": "the version is version=",
+}
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 10.0
 
@@ -73,8 +81,7 @@ def make_call(
     request_id: str | None,
 ) -> Call:
     """Check what is not an array. Raises InvalidParameter that says what was given and expected."""
-    if not isinstance(model, str) or not model:
-        raise InvalidParameter(f"model is {model!r}, expected the name of a served model")
+    name, text = split_model(model, version)
     if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _PRIORITY_MAX:
         raise InvalidParameter(f"priority is {priority!r}, expected an integer, 0 being usual and lower more urgent")
     if request_id is not None and not _is_id(request_id):
@@ -84,8 +91,34 @@ def make_call(
     given = timeout_s is not None
     checked_s = check_timeout(timeout_s)
     deadline = SystemClock.now() + checked_s
+    return Call(name, text, method, args, named, checked_s, deadline, given, priority, request_id)
+
+
+def split_model(model: str, version: str | int | None = None) -> tuple[str, str | None]:
+    """(name, version) of "name", "name:version" or "name@alias", as the command line writes them too.
+
+    Raises InvalidParameter, also where the version is given twice.
+    """
+    if not isinstance(model, str) or not model:
+        raise InvalidParameter(f"model is {model!r}, expected the name of a served model")
     text = None if version is None else str(version)
-    return Call(model, text, method, args, named, checked_s, deadline, given, priority, request_id)
+    mark = "@" if "@" in model else ":"
+    name, found, given = model.partition(mark)
+    if not found:
+        return model, text
+    if not name or not given:
+        raise InvalidParameter(f"model is {model!r}; expected a name, or name:version such as my_model:3")
+    if text is not None and text != given:
+        raise InvalidParameter(
+            f"model {model!r} names the version {given!r}, version={text!r} another; give one of them"
+        )
+    return name, given
+
+
+def option_hint(named: Iterable[str], known: Iterable[str]) -> str:
+    """What to say where an input that the model does not have was meant as an option of the call."""
+    hints = [f" {name} is no input; {_MEANT[name]}." for name in sorted({*named} - {*known}) if name in _MEANT]
+    return "".join(hints)
 
 
 def retry_pause_s(error: RequestError, tries: int, retries: int, call: Call) -> float | None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from paceline.client.address import HttpAddress, parse_address
-from paceline.client.call import Call, Outputs, Prediction, check_timeout, make_call, single
+from paceline.client.call import Call, Outputs, Prediction, check_timeout, make_call, single, split_model
 from paceline.client.http1 import check_headers
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import ConfigError
@@ -37,7 +37,7 @@ class BlockingTransport(Protocol):
 
     def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]: ...
 
-    def ready(self, model: str | None, deadline: float) -> bool: ...
+    def ready(self, model: str | None, version: str | None, deadline: float) -> bool: ...
 
     def close(self) -> None: ...
 
@@ -96,6 +96,7 @@ class Client:
     ) -> Prediction:
         """Call `method` of `model` (default: `__call__`, or the only one) and wait for its result.
 
+        model: its name, or name:version as on the command line, which is the same as version=.
         arrays, named: the method's arguments by position and by name: numpy arrays and torch tensors of any shape and
         dtype the model takes, batch dim included, numbers, strings, nested lists of either. Plain numbers take the
         dtype the model declares, else float32, int64 or bool. timeout_s: as in the constructor, for this call.
@@ -153,12 +154,13 @@ class Client:
         >>> client.metadata("digits")["inputs"][0]["name"]
         'x'
         """
-        text = None if version is None else str(version)
-        return self._transport.metadata(model, text, SystemClock.now() + self._waits_s)
+        name, text = split_model(model, version)
+        return self._transport.metadata(name, text, SystemClock.now() + self._waits_s)
 
     def ready(self, model: str | None = None) -> bool:
         """Whether the server (or one model of it) takes requests now; False also where no server answers."""
-        return self._transport.ready(model, SystemClock.now() + self._waits_s)
+        name, version = (None, None) if model is None else split_model(model)
+        return self._transport.ready(name, version, SystemClock.now() + self._waits_s)
 
     def close(self) -> None:
         """Close all connections."""
@@ -242,12 +244,13 @@ class AsyncClient:
 
     async def metadata(self, model: str, version: str | int | None = None) -> dict[str, object]:
         """As Client.metadata."""
-        text = None if version is None else str(version)
-        return await self._transport.metadata(model, text, SystemClock.now() + self._waits_s)
+        name, text = split_model(model, version)
+        return await self._transport.metadata(name, text, SystemClock.now() + self._waits_s)
 
     async def ready(self, model: str | None = None) -> bool:
         """As Client.ready."""
-        return await self._transport.ready(model, SystemClock.now() + self._waits_s)
+        name, version = (None, None) if model is None else split_model(model)
+        return await self._transport.ready(name, version, SystemClock.now() + self._waits_s)
 
     async def close(self) -> None:
         """Close all connections."""

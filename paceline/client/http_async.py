@@ -16,6 +16,7 @@ from paceline.client.http_blocking import (
     CONNECT_TRIES,
     IDLE_MAX,
     StaleConnection,
+    after_loss,
     closed_early,
     secure_context,
     unreachable,
@@ -52,9 +53,9 @@ class AsyncHttp:
     async def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]:
         return await self._run(metadata_steps(model, version), deadline)
 
-    async def ready(self, model: str | None, deadline: float) -> bool:
+    async def ready(self, model: str | None, version: str | None, deadline: float) -> bool:
         try:
-            return await self._run(ready_steps(model), deadline)
+            return await self._run(ready_steps(model, version), deadline)
         except (ServerUnreachable, DeadlineExceeded):
             return False
 
@@ -87,17 +88,22 @@ class AsyncHttp:
             {**self._headers, **request.headers},
             sum(map(len, request.parts)),
         )
+        lost = False
         while True:
-            connection = self._kept() or await self._connect(deadline)
+            try:
+                connection = self._kept() or await self._connect(deadline)
+            except ServerUnreachable as error:
+                raise (after_loss(self._address) if lost else error) from error.__cause__
             try:
                 response = await connection.exchange(head, request.parts, deadline + ANSWER_GRACE_S)
             except StaleConnection:
-                continue  # the next one is kept and sound, or fresh
+                lost = True  # the next one is kept and sound, or fresh
             except BaseException:
                 connection.close()
                 raise
-            self._keep(connection, response.reusable)
-            return response
+            else:
+                self._keep(connection, response.reusable)
+                return response
 
     def _kept(self) -> _Connection | None:
         loop = asyncio.get_running_loop()

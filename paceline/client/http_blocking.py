@@ -58,9 +58,9 @@ class BlockingHttp:
     def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]:
         return self._run(metadata_steps(model, version), deadline)
 
-    def ready(self, model: str | None, deadline: float) -> bool:
+    def ready(self, model: str | None, version: str | None, deadline: float) -> bool:
         try:
-            return self._run(ready_steps(model), deadline)
+            return self._run(ready_steps(model, version), deadline)
         except (ServerUnreachable, DeadlineExceeded):
             return False
 
@@ -92,17 +92,22 @@ class BlockingHttp:
             {**self._headers, **request.headers},
             sum(map(len, request.parts)),
         )
+        lost = False
         while True:
-            connection = self._kept() or self._connect(deadline)
+            try:
+                connection = self._kept() or self._connect(deadline)
+            except ServerUnreachable as error:
+                raise (after_loss(self._address) if lost else error) from error.__cause__
             try:
                 response = connection.exchange(head, request.parts, deadline + ANSWER_GRACE_S)
             except StaleConnection:
-                continue  # the next one is kept and sound, or fresh
+                lost = True  # the next one is kept and sound, or fresh
             except BaseException:
                 connection.close()
                 raise
-            self._keep(connection, response.reusable)
-            return response
+            else:
+                self._keep(connection, response.reusable)
+                return response
 
     def _kept(self) -> _Connection | None:
         while self._idle:
@@ -226,8 +231,16 @@ def closed_early(address: HttpAddress, error: OSError | None) -> ServerUnreachab
     """The connection broke while an answer was due."""
     reason = f" ({_reason(error)})" if error is not None else ""
     return ServerUnreachable(
-        f"the server at {address.authority} closed the connection before its answer was complete{reason}; "
+        f"the connection to the server at {address.authority} was lost before its answer was complete{reason}; "
         f"whether the request ran is unknown"
+    )
+
+
+def after_loss(address: HttpAddress) -> ServerUnreachable:
+    """A kept connection broke under a request, and no other can be made."""
+    return ServerUnreachable(
+        f"the connection to the server at {address.authority} was lost while the request was sent, and nobody answers "
+        f"there now; whether the request ran is unknown. Did the server stop (paceline status)?"
     )
 
 

@@ -58,14 +58,14 @@ class AsyncNative:
     async def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]:
         return (await self.link(deadline)).calls.metadata(model, version)
 
-    async def ready(self, model: str | None, deadline: float) -> bool:
+    async def ready(self, model: str | None, version: str | None, deadline: float) -> bool:
         try:
             link = await self.link(deadline)
         except (ServerUnreachable, DeadlineExceeded):
             return False
         if model is None:
             return link.hosts.all_ready()
-        return link.calls.knows(model) and link.hosts.ready(model)
+        return link.calls.knows(model, version) and link.hosts.ready(model)
 
     def close(self) -> None:
         link, self._link = self._link, None

@@ -90,8 +90,8 @@ class BlockingNative:
     def metadata(self, model: str, version: str | None, deadline: float) -> dict[str, object]:
         return self._open(deadline).calls.metadata(model, version)
 
-    def ready(self, model: str | None, deadline: float) -> bool:
-        return self._run(lambda: self._native.ready(model, deadline), deadline)
+    def ready(self, model: str | None, version: str | None, deadline: float) -> bool:
+        return self._run(lambda: self._native.ready(model, version, deadline), deadline)
 
     def close(self) -> None:
         """Close the connection and end the background thread; calls that wait fail."""

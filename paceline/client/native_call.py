@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paceline.client.arrays import array_of, nbytes, tensor_of
-from paceline.client.call import Call, Outputs
+from paceline.client.call import Call, Outputs, option_hint
 from paceline.protocol.catalog import Catalog, model_metadata
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
@@ -44,8 +44,9 @@ class NativeCalls:
         # (key, rows) of calls with one positional tensor: most clients send the same shape again and again.
         self._measures: dict[tuple[str, str, DType, tuple[int, ...]], tuple[bytes, int]] = {}
 
-    def knows(self, model: str) -> bool:
-        return model in self._catalog.models
+    def knows(self, model: str, version: str | None) -> bool:
+        served = self._catalog.models.get(model)
+        return served is not None and (version is None or version in served.versions)
 
     def budget_s(self, call: Call, native: NativeCall) -> float:
         """Seconds until the deadline, as the server would set it. Raises DeadlineExceeded if none are left."""
@@ -62,7 +63,7 @@ class NativeCalls:
         method = pick_method(model.methods, call.method)
         inputs = method.inputs
         if len(call.args) == 1 and not call.named and inputs:
-            tensor = _checked(call.args[0], inputs[0])
+            tensor = _checked(call.args[0], inputs[0], method)
             if isinstance(tensor, Tensor) and not any(spec.required for spec in inputs[1:]):
                 key, rows = self._measured(call.model, method, tensor)
                 return NativeCall(call.model, method, (tensor,), {}, key, rows, nbytes(tensor))
@@ -106,7 +107,7 @@ def check_binding(method: MethodSpec, positional: int, named: dict[str, object])
         if name in known[:positional]:
             raise InvalidParameter(f"input {name!r} is given twice, by position and by name")
         if name not in known and not method.open_inputs:
-            hint = did_you_mean(name, known)
+            hint = option_hint((name,), known) or did_you_mean(name, known)
             raise InvalidParameter(f"input {name!r} is unknown to {method.name}.{hint} Expected {expected}.")
     missing = [spec.name for spec in method.inputs[positional:] if spec.required and spec.name not in named]
     if missing:
@@ -119,14 +120,20 @@ def check_binding(method: MethodSpec, positional: int, named: dict[str, object])
 def _tensors(method: MethodSpec, call: Call) -> tuple[tuple[Tree, ...], dict[str, Tree]]:
     specs = {spec.name: spec for spec in method.inputs}
     args = [
-        _checked(value, method.inputs[at] if at < len(method.inputs) else InputSpec(f"input_{at}"))
+        _checked(value, method.inputs[at] if at < len(method.inputs) else InputSpec(f"input_{at}"), method)
         for at, value in enumerate(call.args)
     ]
-    kwargs = {name: _checked(value, specs.get(name) or InputSpec(name)) for name, value in call.named.items()}
+    kwargs = {name: _checked(value, specs.get(name) or InputSpec(name), method) for name, value in call.named.items()}
     return tuple(args), kwargs  # type: ignore[return-value]  # a tensor or strings: leaves of a Tree
 
 
-def _checked(value: object, spec: InputSpec) -> Tensor | Strings:
+def _checked(value: object, spec: InputSpec, method: MethodSpec) -> Tensor | Strings:
     tensor = tensor_of(value, spec.name, spec.dtype)
     spec.check(tensor.dtype if isinstance(tensor, Tensor) else None, tensor.shape)
+    dim = method.batch_dim[0]
+    if method.batchable and len(tensor.shape) <= dim:  # `measure` refuses it too, but knows no names
+        raise InvalidInput(
+            f"input {spec.name!r} has shape {list(tensor.shape)}, without the batch dim {dim}; expected at least "
+            f"{dim + 1} dims (add a leading dim of 1 for a single row)"
+        )
     return tensor

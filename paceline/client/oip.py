@@ -159,6 +159,8 @@ def check_status(response: Response) -> None:
             raise error_from_code(code, body["error"], retry_after_s)
         raise _BY_STATUS.get(response.status, Internal)(body["error"], retry_after_s=retry_after_s)
     text = bytes(response.body[:_ERROR_TEXT_MAX]).decode(errors="replace").strip()
+    if b"html" in response.headers.get(b"content-type", b"").lower() or text.startswith("<"):
+        text = "an HTML page, which no Paceline server sends; is the url that of the server, or of something before it?"
     raise _BY_STATUS.get(response.status, Internal)(
         f"the server answered {response.status}{': ' + text if text else ' without a reason'}",
         retry_after_s=retry_after_s,

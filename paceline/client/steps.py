@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from paceline.client import oip
-from paceline.client.call import Call, Outputs, retry_pause_s
+from paceline.client.call import Call, Outputs, option_hint, retry_pause_s
 from paceline.client.http1 import Response
 from paceline.client.oip import HttpRequest, Inputs
 from paceline.protocol.errors import InvalidInput, InvalidParameter, RequestError
@@ -60,8 +60,11 @@ class PredictSteps:
         assert response is not None
         try:
             return oip.infer_answer(response)
-        except (InvalidInput, InvalidParameter):
+        except (InvalidInput, InvalidParameter) as error:
             self._known.pop(key, None)  # the model may be another one by now
+            hint = option_hint(call.named, inputs.names)
+            if hint:
+                raise type(error)(error.message + hint) from error
             raise
 
     def _inputs(self, call: Call, key: tuple[str, str | None, str | None]) -> Steps[Inputs]:
@@ -83,8 +86,8 @@ def metadata_steps(model: str, version: str | None) -> Steps[dict[str, object]]:
     return oip.read_metadata(response)
 
 
-def ready_steps(model: str | None) -> Steps[bool]:
-    target = "/v2/health/ready" if model is None else oip.model_target(model, None, "/ready")
+def ready_steps(model: str | None, version: str | None) -> Steps[bool]:
+    target = "/v2/health/ready" if model is None else oip.model_target(model, version, "/ready")
     response = yield HttpRequest("GET", target, {})
     assert response is not None
     return response.status == 200

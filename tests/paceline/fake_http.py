@@ -52,9 +52,14 @@ class FakeServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.stop_listening()
         self.drop_connections()
+
+    def stop_listening(self) -> None:
+        """New connections are refused."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def drop_connections(self) -> None:
         """Close every open connection, as a server that restarts."""

@@ -221,6 +221,19 @@ def test_a_connection_lost_under_its_second_request_is_tried_again_on_a_fresh_on
     assert [request.connection for request in server.requests] == [0, 0, 1]
 
 
+def test_a_server_that_dies_under_a_request_is_not_called_absent(kind: type[Client]) -> None:
+    with FakeServer(echo) as server, kind(server.url) as client:
+        client.predict("echo", x=IMAGE)
+
+        def die(request: Request) -> bytes:
+            server.stop_listening()
+            return HANG_UP
+
+        server.script = die
+        with pytest.raises(ServerUnreachable, match=r"was lost .* nobody answers there now; whether the request ran"):
+            client.predict("echo", x=IMAGE)
+
+
 def test_a_fresh_connection_that_breaks_is_an_error_and_not_tried_again(kind: type[Client], server: FakeServer) -> None:
     server.script = lambda request: HANG_UP
     with kind(server.url) as client, pytest.raises(ServerUnreachable, match="before its answer was complete"):
@@ -300,8 +313,9 @@ def test_errors_without_a_code_are_typed_by_their_status(
     kind: type[Client], server: FakeServer, status: int, body: bytes, kind_of_error: type[Exception]
 ) -> None:
     server.script = lambda request: reply(status, body)
-    with kind(server.url) as client, pytest.raises(kind_of_error):
+    with kind(server.url) as client, pytest.raises(kind_of_error) as caught:
         client.predict("echo", x=IMAGE)
+    assert "<" not in str(caught.value)
 
 
 def test_a_silent_server_is_given_up_at_the_time_out(kind: type[Client], server: FakeServer) -> None:
@@ -402,6 +416,43 @@ def test_metadata_and_readiness(kind: type[Client], server: FakeServer) -> None:
         with pytest.raises(NoWorker):
             client.metadata("echo")
     assert server.requests[2].target == "/v2/models/a%20b%2Fc/ready"
+
+
+def test_a_model_may_be_named_with_its_version(kind: type[Client], server: FakeServer) -> None:
+    with kind(server.url) as client:
+        client.predict("echo:2", x=IMAGE)
+        client.predict("echo@prod", x=IMAGE)
+        client.predict("echo:2", x=IMAGE, version=2)
+        client.metadata("echo:latest")
+        assert client.ready("echo:2")
+        for model, options in (("echo:", {}), (":2", {}), ("echo:2", {"version": 3})):
+            with pytest.raises(InvalidParameter, match=r"name:version|give one of them"):
+                client.predict(model, x=IMAGE, **options)  # type: ignore[arg-type]
+    targets = [request.target.removeprefix("/v2/models/echo/versions/") for request in server.requests]
+    assert targets == ["2/infer", "prod/infer", "2/infer", "latest", "2/ready"]
+
+
+def test_options_under_other_names_are_told_theirs(kind: type[Client], server: FakeServer) -> None:
+    server.script = lambda request: (
+        echo(request) if request.method == "GET" else error(400, "invalid_parameter", "input 'timeout' is unknown.")
+    )
+    with (
+        kind(server.url) as client,
+        pytest.raises(InvalidParameter, match=r"unknown\. timeout is no input; .*_s="),
+    ):
+        client.predict("echo", IMAGE, timeout=5)
+
+
+def test_a_dict_in_place_of_named_inputs_is_told_how_to_pass_it(kind: type[Client], server: FakeServer) -> None:
+    with kind(server.url) as client, pytest.raises(InvalidInput, match=r"\*\*inputs"):
+        client.predict("echo", {"x": IMAGE})
+
+
+@pytest.mark.parametrize("path", ["/", "/v2", "/v2/"])
+def test_a_url_may_end_in_v2(kind: type[Client], server: FakeServer, path: str) -> None:
+    with kind(server.url + path) as client:
+        assert client.ready()
+    assert server.requests[0].target == "/v2/health/ready"
 
 
 @pytest.mark.parametrize(

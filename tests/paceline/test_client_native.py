@@ -128,6 +128,8 @@ def test_without_a_time_out_the_models_budget_is_the_deadline(kind: type[Client]
         ((ROWS[:, :2],), {"method": "typed"}, InvalidInput, r"shape \[2, 2\], expected \[-1, 3\]"),
         ((ROWS,), {"method": "typed", "y": 1}, InvalidParameter, "input 'y' is unknown to typed"),
         ((object(),), {}, InvalidInput, "input 'x'"),
+        ((1.5,), {}, InvalidInput, r"input 'x' has shape \[\], without the batch dim 0"),
+        ((ROWS,), {"timeout": 1}, InvalidParameter, "timeout is no input; .* timeout_s="),
     ],
 )
 def test_what_the_server_would_refuse_is_refused_before_it_is_sent(
@@ -329,6 +331,8 @@ def test_metadata_and_readiness(kind: type[Client], server: FakeNative) -> None:
     with kind(server.url) as client:
         assert client.ready()
         assert client.ready("echo")
+        assert client.ready("echo:3")
+        assert not client.ready("echo:4")
         assert not client.ready("other")
         metadata = client.metadata("echo")
         assert metadata["versions"] == ["3"]
