@@ -60,8 +60,17 @@ def check_order(model: object, name: object, call: str) -> None:
         raise ConfigError(f"the name is a {type(name).__name__}, expected a string: {call}")
 
 
-def announce_batching(model: Model) -> None:
-    """Say on stdout, once per save, that nothing will be batched: it is the first question about slow serving."""
+def announce(model: Model, *, sampled: bool) -> None:
+    """Say on stdout, once per save, what the user may miss: these are the first questions about serving."""
+    _announce_batching(model)
+    if not sampled:
+        print(  # noqa: T201  # the user's own script saves; this is for its terminal
+            f"inputs of {model.tag.name} are OPEN: not tried, not checked, workers not warmed up (pass sample_inputs=, "
+            f"the arguments of one call, to change that)"
+        )
+
+
+def _announce_batching(model: Model) -> None:
     methods = model.manifest.methods
     if any(method.batchable for method in methods.values()):
         return

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from paceline.model import Model, announce_batching, check_order, get_model
+from paceline.model import Model, announce, check_order, get_model
 from paceline.store import ModelStore, Tag
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def save(
             sample_inputs=sample_inputs,
         )
     )
-    announce_batching(saved)
+    announce(saved, sampled=sample_inputs is not None)
     return saved
 
 

@@ -17,6 +17,10 @@ import paceline.torchscript
 from paceline.protocol.errors import ConfigError, ModelNotFound, StoreError
 
 BATCHED = {"__call__": {"batchable": True, "batch_dim": 0}}
+OPEN = (
+    "inputs of {} are OPEN: not tried, not checked, workers not warmed up (pass sample_inputs=, the arguments of one "
+    "call, to change that)\n"
+)
 OFF = 'batching is OFF for {} (pass signatures={{"{}": {{"batchable": True, "batch_dim": 0}}}} to turn it on)\n'
 
 
@@ -59,10 +63,10 @@ def test_both_spellings_of_the_batch_dim_are_taken() -> None:
 
 
 @FRONTS
-def test_saving_without_batching_says_so_once(front: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saving_without_batching_or_sample_says_so_once(front: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     front.save(model_for(front), "my_model")
-    assert capsys.readouterr().out == OFF.format("my_model.__call__", "__call__")
-    front.save(model_for(front), "my_model", BATCHED)
+    assert capsys.readouterr().out == OFF.format("my_model.__call__", "__call__") + OPEN.format("my_model")
+    front.save(model_for(front), "my_model", BATCHED, sample_inputs=torch.zeros(1, 3))
     assert capsys.readouterr().out == ""
 
 
