@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from paceline.config.keys import BY_NAME, SECTIONS, find_key
@@ -21,6 +22,8 @@ FILE_VARIABLE = "PACELINE_CONFIG"
 HOME_VARIABLE = "PACELINE_HOME"
 EVERY_RUNNER = "*"
 _FILE_BYTES_MAX = 1024 * 1024
+# PACELINE_HOMES and PACELINE_CONFIG_FILE are near, PACELINE_MODE is not.
+_NEAR_MISS = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,10 @@ def from_file(path: Path) -> list[Entry]:
     for section, table in tables.items():
         origin = lines.origin(section)
         if section not in SECTIONS:
+            key = BY_NAME.get(section)
+            if key is not None and not isinstance(table, dict):
+                place = "[runner.<name>]" if key.section == "runner" else f"[{key.section}]"
+                raise ConfigError(f'"{section}" ({origin}) stands in no section; put it under {place}')
             raise ConfigError(
                 f'unknown section "{section}" ({origin}).{did_you_mean(section, SECTIONS)} '
                 f"Known sections: [server], [store], [runner.<name>]."
@@ -81,8 +88,8 @@ def from_file(path: Path) -> list[Entry]:
 def from_environment(environ: Mapping[str, str]) -> list[Entry]:
     """The entries of PACELINE_SECTION__KEY, PACELINE_RUNNER__NAME__KEY and PACELINE_HOME. Raises ConfigError.
 
-    Variables without a double underscore are not settings (Kubernetes makes PACELINE_PORT of a service "paceline"), but
-    one that is a setting with a single underscore by mistake is refused, since it would be silently without effect.
+    Variables without a double underscore are not settings (Kubernetes makes PACELINE_SERVICE_HOST of a service
+    "paceline"), but one that looks like a setting is refused, since it would be silently without effect.
     """
     entries = []
     if environ.get(HOME_VARIABLE):
@@ -93,7 +100,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Entry]:
         if "__" in variable:
             entries.append(_from_variable(variable, environ[variable]))
         else:
-            _refuse_single_underscore(variable, environ[variable])
+            _refuse_lookalike(variable, environ[variable])
     return entries
 
 
@@ -178,14 +185,28 @@ def _from_variable(variable: str, text: str) -> Entry:
     return _entry(section, runner, name, text, origin, loose=True)
 
 
-def _refuse_single_underscore(variable: str, text: str) -> None:
-    section, _, name = variable.removeprefix(PREFIX).lower().partition("_")
+def _refuse_lookalike(variable: str, text: str) -> None:
+    """Raise ConfigError for a key without its section, one underscore in place of two, or a misspelt PACELINE_HOME."""
+    if variable in (HOME_VARIABLE, FILE_VARIABLE) or text.startswith("tcp://"):  # Kubernetes: PACELINE_PORT=tcp://...
+        return
+    rest = variable.removeprefix(PREFIX).lower()
+    section, _, name = rest.partition("_")
     key = BY_NAME.get(name)
-    if key is not None and key.section == section and section != "runner" and not text.startswith("tcp://"):
+    if key is not None and key.section == section and section != "runner":
         raise ConfigError(
             f"{variable} has no effect: sections and keys are separated by two underscores. "
             f'Did you mean "{PREFIX}{section.upper()}__{name.upper()}"?'
         )
+    if rest in BY_NAME:
+        section = BY_NAME[rest].section
+        wanted = f"{section}__<NAME>__{rest}" if section == "runner" else f"{section}__{rest}"
+        raise ConfigError(
+            f"{variable} has no effect: a variable names the section and the key. "
+            f'Did you mean "{PREFIX}{wanted.upper()}"?'
+        )
+    near = get_close_matches(variable.upper(), (HOME_VARIABLE, FILE_VARIABLE), n=1, cutoff=_NEAR_MISS)
+    if near:
+        raise ConfigError(f'{variable} has no effect: no such variable is known. Did you mean "{near[0]}"?')
 
 
 class _Lines:

@@ -196,6 +196,10 @@ def test_a_wrong_file_says_what_was_given_where_and_what_was_expected(tmp_path: 
         ("PACELINE_RUNNER__WORKERS", "1", "names no runner"),
         ("PACELINE_RUNNER__NET__WORKRES", "1", 'Did you mean "workers"?'),
         ("PACELINE_SERVER_PORT", "1", 'Did you mean "PACELINE_SERVER__PORT"?'),
+        ("PACELINE_PORT", "1", 'Did you mean "PACELINE_SERVER__PORT"?'),
+        ("PACELINE_WORKERS", "1", 'Did you mean "PACELINE_RUNNER__<NAME>__WORKERS"?'),
+        ("PACELINE_HOMES", "/x", 'Did you mean "PACELINE_HOME"?'),
+        ("PACELINE_CONFIG_FILE", "/x", 'Did you mean "PACELINE_CONFIG"?'),
     ],
 )
 def test_a_wrong_variable_is_named_with_the_nearest_right_one(variable: str, value: str, expected: str) -> None:
@@ -203,8 +207,18 @@ def test_a_wrong_variable_is_named_with_the_nearest_right_one(variable: str, val
 
 
 def test_variables_that_kubernetes_makes_are_left_alone() -> None:
-    environ = {"PACELINE_PORT": "tcp://10.0.0.1:80", "PACELINE_SERVER_PORT": "tcp://10.0.0.1:80", "PACELINE_HOST": "x"}
+    address = "tcp://10.0.0.1:80"
+    environ = {"PACELINE_PORT": address, "PACELINE_SERVER_PORT": address, "PACELINE_PORT_80_TCP_ADDR": "10.0.0.1"}
+    environ |= {"PACELINE_SERVICE_HOST": "10.0.0.1", "PACELINE_SERVICE_PORT": "80", "PACELINE_MODE": "x"}
     assert load_config({}, None, environ).server.port == 8000
+
+
+def test_a_key_outside_every_section_is_told_its_section(tmp_path: Path) -> None:
+    file = tmp_path / "paceline.toml"
+    file.write_text("port = 1\n")
+    assert "stands in no section; put it under [server]" in refusal({}, file)
+    file.write_text("workers = 1\n")
+    assert "put it under [runner.<name>]" in refusal({}, file)
 
 
 def test_wrong_flags_and_wrong_code_are_named() -> None:
