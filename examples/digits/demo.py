@@ -219,11 +219,12 @@ def main() -> int:
             progress.stop()
             figures = judge(answers, expected, labels) | {"url": url, "seconds": round(time.monotonic() - began, 1)}
             show(console, figures)
-            console.print(
-                f"try it      {write_curl(url, model, images[0], options.home)}", soft_wrap=True, highlight=False
-            )
+            curl = write_curl(url, model, images[0], options.home)
             if options.keep:
-                _stay(console, url)
+                _stay(console, url, curl, Path(folder) / "run")
+            else:
+                console.print("try it      with make demo KEEP=1, which stays up and prints this for its own port:")
+                console.print(f"            {curl}", soft_wrap=True, highlight=False)
     Path("demo.json").write_text(json.dumps(figures, indent=2) + "\n")
     for reason in figures["wrong"]:
         console.print(f"[red]failed[/]: {reason}")
@@ -241,7 +242,10 @@ def _in_process(tag: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return images, labels, model(torch.from_numpy(images)).numpy()
 
 
-def _stay(console: Console, url: str) -> None:
+def _stay(console: Console, url: str, curl: str, run_dir: Path) -> None:
+    status = Path(sys.executable).with_name("paceline")
+    console.print(f"try it      {curl}", soft_wrap=True, highlight=False)
+    console.print(f"look        {status} status --run-dir {run_dir}", soft_wrap=True, highlight=False)
     console.print(f"serving on {url} until Ctrl-C")
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
