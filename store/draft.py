@@ -77,13 +77,13 @@ class Draft:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of a write into a StoreError that says what happened to the store: nothing."""
+def storage_errors(path: Path, undone: str = "saved") -> Iterator[None]:
+    """Turn an OSError of a write into a StoreError that says what happened to the store: nothing was `undone`."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write below {path}: {error.strerror or error}. Nothing was saved, the store is as before."
+            f"cannot write below {path}: {error.strerror or error}. Nothing was {undone}, the store is as before."
         ) from error
 
 

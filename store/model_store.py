@@ -305,7 +305,7 @@ class ModelStore:
 
     def _remove(self, path: Path, tag: Tag) -> None:
         doomed = self._temporary / f"delete-{secrets.token_hex(8)}"
-        with storage_errors(self.home):
+        with storage_errors(self.home, "deleted"):
             self._make_folders()
             try:
                 os.rename(path, doomed)
