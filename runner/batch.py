@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-from paceline.protocol.errors import DeadlineExceeded
+from paceline.protocol.errors import DeadlineExceeded, RequestError
 from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tree import Tree
 from paceline.runner.calls import BatchRun, Call, DeviceBroken, Outcome
 from paceline.runner.failures import Failure, FailureKind, breaks_device, describe, failure_of
-from paceline.runner.isolation import Bisection, SizesTried, Verdict
+from paceline.runner.isolation import Bisection, OutputSearches, SizesTried, Verdict
 from paceline.runner.rows import BadTree, UnlikeTrees, cut, join, split
 
 logger = logging.getLogger("paceline.runner")
@@ -59,6 +59,8 @@ class Batch:
         "_model",
         "_now",
         "_outcomes",
+        "_searches",
+        "_searches_outputs",
         "_sizes",
         "_spec",
     )
@@ -71,6 +73,7 @@ class Batch:
         calls: Sequence[Call],
         now: Clock,
         batch_id: str,
+        searches: OutputSearches,
     ) -> None:
         self._spec = spec
         self._model = model
@@ -78,6 +81,8 @@ class Batch:
         self._calls = calls
         self._now = now
         self._batch_id = batch_id
+        self._searches = searches
+        self._searches_outputs: bool | None = None
         self._outcomes: dict[int, Outcome] = {}
         self._forwards = 0
         self._failures = 0
@@ -88,6 +93,8 @@ class Batch:
         for group in self._groups():
             if self._run_part(group) is Verdict.FAILED:
                 self._isolate(group)
+        if self._searches_outputs:
+            self._end_search()
         outcomes = [self._outcomes[index] for index in range(len(self._calls))]
         learn = self._forwards == 1 and self._failures == 0
         return BatchRun(outcomes, learn, self._sizes.cap_rows())
@@ -138,12 +145,27 @@ class Batch:
         results = self._forward([(call.args, call.kwargs) for call in calls], [call.rows for call in calls], calls)
         if not isinstance(results, Failure):
             self._outcomes.update(zip(indices, results))
+            if not self._searches_outputs:
+                self._searches.passed()
             return Verdict.PASSED
-        if results.blames_a_call and self._spec.idempotent:
+        if self._spec.idempotent and self._may_be_one_calls(results):
             return Verdict.FAILED
         for index in indices:
             self._outcomes[index] = results.error(alone=False)
         return Verdict.UNKNOWN
+
+    def _may_be_one_calls(self, failure: Failure) -> bool:
+        """Whether one call of the batch may be at fault, so that looking for it makes sense."""
+        if failure.kind is FailureKind.OUTPUT:
+            if self._searches_outputs is None:
+                self._searches_outputs = self._searches.makes_sense()
+            return self._searches_outputs
+        return failure.kind is not FailureKind.JOIN
+
+    def _end_search(self) -> None:
+        outcomes = [each for each in self._outcomes.values() if not isinstance(each, DeadlineExceeded)]
+        at_fault = sum(isinstance(outcome, RequestError) for outcome in outcomes)
+        self._searches.ended(at_fault, len(outcomes) - at_fault)
 
     def _run_alone(self, index: int) -> Verdict:
         """Run one call, in pieces where it has more rows than one forward takes or memory holds."""
@@ -215,20 +237,24 @@ class Batch:
     def _bad_output(self, error: BadTree, calls: Sequence[Call]) -> Failure:
         self._failures += 1
         message = f"method {self._spec.name!r}: {error}"
-        logger.error("model output refused", extra=self._log_fields(calls, message))
+        if self._is_new_site(("output", "", 0)):
+            logger.error("model output refused", extra=self._log_fields(calls, message))
         return Failure(FailureKind.OUTPUT, message)
 
     def _log(self, error: BaseException, failure: Failure, calls: Sequence[Call]) -> None:
         """Log the traceback, once for each place that raises, however many parts of the batch fail there."""
-        site = _raise_site(error)
-        if site in self._logged:
+        if not self._is_new_site(_raise_site(error)):
             return
-        self._logged.add(site)
         fields = self._log_fields(calls, failure.message)
         if failure.kind is FailureKind.OUT_OF_MEMORY:
             logger.warning("batch ran out of memory", extra=fields)  # a record with the traceback would hold the memory
         else:
             logger.error("model call failed", exc_info=error, extra=fields)
+
+    def _is_new_site(self, site: tuple[str, str, int]) -> bool:
+        known = site in self._logged
+        self._logged.add(site)
+        return not known
 
     def _log_fields(self, calls: Sequence[Call], message: str) -> dict[str, object]:
         return {

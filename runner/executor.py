@@ -25,6 +25,7 @@ from paceline.protocol.tree import Tree
 from paceline.runner.batch import Batch, Clock
 from paceline.runner.buffers import RecycledMemory
 from paceline.runner.calls import BatchRun, Call
+from paceline.runner.isolation import OutputSearches
 from paceline.runner.rows import BadTree, Path, as_objects, join, leaf_name, tile
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
@@ -71,7 +72,9 @@ class Executor:
         if threads is not None:
             torch.set_num_threads(threads)
         on_device = device_named(device)
-        self._methods = {name: _BoundMethod(spec, bound(name), on_device) for name, spec in methods.items()}
+        self._methods = {
+            name: _BoundMethod(spec, bound(name), on_device, OutputSearches()) for name, spec in methods.items()
+        }
         self._max_batch_size = max_batch_size
 
     def run(self, method_name: str, calls: Sequence[Call], now: Clock, batch_id: str = "") -> BatchRun:
@@ -85,7 +88,7 @@ class Executor:
         """
         method = self._methods[method_name]
         cap = method.spec.max_batch_size or self._max_batch_size
-        return Batch(method.spec, method, cap, calls, now, batch_id).run()
+        return Batch(method.spec, method, cap, calls, now, batch_id, method.searches).run()
 
     def warm_up(
         self,
@@ -127,6 +130,7 @@ class _BoundMethod:
     spec: MethodSpec
     call: Method
     device: Device
+    searches: OutputSearches
 
     def forward(self, trees: Sequence[Tree]) -> Tree:
         device = self.device

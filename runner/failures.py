@@ -102,11 +102,6 @@ class Failure:
     kind: FailureKind
     message: str
 
-    @property
-    def blames_a_call(self) -> bool:
-        """Whether one call of the batch may be at fault, so that looking for it makes sense."""
-        return self.kind not in (FailureKind.OUTPUT, FailureKind.JOIN)
-
     def error(self, *, alone: bool) -> RequestError:
         """The answer to each call of the failed forward; only a call that failed `alone` can be called at fault."""
         if self.kind is FailureKind.JOIN:

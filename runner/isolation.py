@@ -1,5 +1,5 @@
 """Which parts of a failed batch to run again, so that the calls at fault are found and their neighbours answered;
-and what a batch that ran out of memory says about the size to stay below.
+when looking for them is given up; and what a batch that ran out of memory says about the size to stay below.
 
 Pure: it sees positions and verdicts, never a call. The executor asks `next_part`, runs it, and `report`s. Bound: after
 the failed batch of B, one bad call costs at most 2 log2(B) + 1 further runs; b bad ones at most 2 B - 2.
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+
+OUTPUT_SEARCHES = 4  # in a row and in vain; then refused outputs of the method are nobody's
+OUTPUT_BATCHES_SKIPPED = 256  # until one is searched after all
 
 
 class Verdict(Enum):
@@ -60,6 +63,37 @@ class Bisection:
         middle = len(part) // 2
         self._todo.append(_Half(part[middle:], is_left=False))
         self._todo.append(_Half(part[:middle], is_left=True))
+
+
+class OutputSearches:
+    """Whether it makes sense to look for the calls that spoil a method's output, told by how it went before.
+
+    A request may make the output's rows wrong for its whole batch. But a method may also never give a batch, and must
+    not cost a bisection each time. A search is in vain if it finds nobody at fault, or nobody innocent.
+    """
+
+    __slots__ = ("_skipped", "_vain")
+
+    def __init__(self) -> None:
+        self._vain = 0
+        self._skipped = 0
+
+    def makes_sense(self) -> bool:
+        """Ask once for a batch whose output was refused, and if so tell `ended` of the search."""
+        if self._vain < OUTPUT_SEARCHES:
+            return True
+        self._skipped = (self._skipped + 1) % (OUTPUT_BATCHES_SKIPPED + 1)
+        return self._skipped == 0
+
+    def ended(self, at_fault: int, innocent: int) -> None:
+        if at_fault and innocent:
+            self.passed()
+        else:
+            self._vain += 1
+
+    def passed(self) -> None:
+        """An output for several calls was one."""
+        self._vain = self._skipped = 0
 
 
 class SizesTried:

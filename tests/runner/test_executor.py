@@ -34,6 +34,7 @@ from paceline.protocol.tree import Tree
 from paceline.runner import executor as executor_module
 from paceline.runner.calls import BatchRun, Call, DeviceBroken, Outcome
 from paceline.runner.executor import TORCH_DTYPES, CudaDevice, Executor
+from paceline.runner.isolation import OUTPUT_SEARCHES
 from paceline.runner.rows import ladder
 
 Method = Callable[..., object]
@@ -482,9 +483,9 @@ def test_slicing_stops_when_the_deadline_has_passed() -> None:
         (lambda x: ["a", "b"], "output 'output_0' has shape [2], expected 3 rows"),
     ],
 )
-def test_a_leaf_that_is_not_a_batch_is_everyones_model_error(method: Method, text: str) -> None:
+def test_a_leaf_that_is_not_a_batch_is_a_model_error_that_names_it(method: Method, text: str) -> None:
     counting = Counting(method)
-    run = batched(counting).run("f", numbers(3), clock())
+    run = batched(counting, idempotent=False).run("f", numbers(3), clock())
     assert counting.sizes == [3]
     assert not run.learn
     for outcome in run.outcomes:
@@ -493,9 +494,48 @@ def test_a_leaf_that_is_not_a_batch_is_everyones_model_error(method: Method, tex
         assert "method 'f'" in outcome.message
 
 
+@pytest.mark.parametrize("bad", range(16))
+def test_one_call_that_spoils_the_output_fails_alone_within_the_bound(bad: int) -> None:
+    method = Counting(lambda x: x[x[:, 0] != bad])
+    run = batched(method).run("f", numbers(16), clock())
+    assert len(method.sizes) - 1 <= 2 * math.log2(16) + 1
+    assert [type(outcome) for outcome in run.outcomes] == [ModelError if i == bad else Tensor for i in range(16)]
+    assert "has shape [0, 1], expected 1 rows" in error(run.outcomes[bad]).message
+
+
+def test_a_method_that_never_gives_a_batch_is_soon_run_once_a_batch() -> None:
+    method = Counting(lambda x: x.sum())
+    executor = batched(method)
+    for _ in range(OUTPUT_SEARCHES):
+        executor.run("f", numbers(8), clock())
+    method.sizes.clear()
+    run = executor.run("f", numbers(8), clock())
+    assert method.sizes == [8]
+    assert [type(outcome) for outcome in run.outcomes] == [ModelError] * 8
+
+
+def test_a_method_that_only_works_alone_is_not_searched_for_ever() -> None:
+    method = Counting(lambda x: x.mean(0, keepdim=True))
+    executor = batched(method)
+    for _ in range(OUTPUT_SEARCHES):
+        assert len(results(executor.run("f", numbers(8), clock()))) == 8
+    method.sizes.clear()
+    executor.run("f", numbers(8), clock())
+    assert method.sizes == [8]
+
+
+def test_after_a_batch_that_passed_a_spoiled_output_is_searched_again() -> None:
+    executor = batched(lambda x: x[x[:, 0] != 3])
+    for _ in range(OUTPUT_SEARCHES):
+        executor.run("f", [numbers(4)[3]] * 4, clock())
+    assert [type(outcome) for outcome in executor.run("f", numbers(4), clock()).outcomes] == [ModelError] * 4
+    executor.run("f", numbers(3), clock())
+    assert [type(outcome) for outcome in executor.run("f", numbers(4), clock()).outcomes] == [Tensor] * 3 + [ModelError]
+
+
 def test_a_leaf_too_short_for_the_output_dim_names_it() -> None:
     run = batched(lambda x: x[:, 0], batch_dim=(0, 1)).run("f", numbers(2), clock())
-    assert "expected 2 rows along batch dim 1" in error(run.outcomes[0]).message
+    assert "expected 1 rows along batch dim 1" in error(run.outcomes[0]).message
 
 
 # Failures

@@ -7,7 +7,14 @@ import random
 
 import pytest
 
-from paceline.runner.isolation import Bisection, SizesTried, Verdict
+from paceline.runner.isolation import (
+    OUTPUT_BATCHES_SKIPPED,
+    OUTPUT_SEARCHES,
+    Bisection,
+    OutputSearches,
+    SizesTried,
+    Verdict,
+)
 
 
 def bisect(count: int, bad: set[int]) -> tuple[set[int], set[int], int]:
@@ -97,3 +104,23 @@ def test_a_single_row_that_runs_out_lowers_no_cap() -> None:
     for rows in (8, 4, 2, 1):
         sizes.ran_out(rows)
     assert sizes.cap_rows() is None
+
+
+def test_outputs_are_searched_until_it_was_in_vain_too_often_and_now_and_then_after() -> None:
+    searches = OutputSearches()
+    for at_fault, innocent in ((8, 0), (0, 8), (8, 0), (0, 8))[:OUTPUT_SEARCHES]:
+        assert searches.makes_sense()
+        searches.ended(at_fault, innocent)
+    assert [searches.makes_sense() for _ in range(OUTPUT_BATCHES_SKIPPED)] == [False] * OUTPUT_BATCHES_SKIPPED
+    assert searches.makes_sense()
+    searches.ended(8, 0)
+    assert not searches.makes_sense()
+
+
+def test_a_search_that_found_somebody_or_a_batch_that_passed_is_a_fresh_start() -> None:
+    for fresh_start in (lambda searches: searches.ended(1, 7), OutputSearches.passed):
+        searches = OutputSearches()
+        for _ in range(OUTPUT_SEARCHES):
+            searches.ended(8, 0)
+        fresh_start(searches)
+        assert searches.makes_sense()
