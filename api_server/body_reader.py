@@ -12,7 +12,7 @@ from typing import Protocol
 class BodyOwner(Protocol):
     """The connection's own protocol."""
 
-    def body_progress(self) -> None: ...
+    def body_progress(self, nbytes: int) -> None: ...
 
     def body_complete(self, body: bytearray) -> None: ...
 
@@ -41,7 +41,7 @@ class BodyReader(asyncio.BufferedProtocol):
         if self._at == len(self._body):
             self._owner.body_complete(self._body)
         else:
-            self._owner.body_progress()
+            self._owner.body_progress(nbytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.connection_lost(exc)

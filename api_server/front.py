@@ -21,7 +21,7 @@ class HttpBounds:
     """The bounds of one connection; times in seconds, each kept by a sweep and so up to a second late.
 
     `bodies_bytes` and `answers_bytes` bound what all connections together hold: of bodies that are still coming in,
-    and of answers that their clients do not read.
+    and of answers that their clients do not read. `body_bytes_per_s` holds for every `body_grace_s` of a body's way.
     """
 
     body_bytes: int = limits.BODY_BYTES_MAX
@@ -36,6 +36,8 @@ class HttpBounds:
     connections: int = 10_000
     headers_s: float = limits.HEADERS_READ_S
     body_idle_s: float = 30.0
+    body_grace_s: float = 10.0
+    body_bytes_per_s: float = 1000.0
     body_s: float = limits.TIMEOUT_MAX_MS / 1e3
     keep_alive_s: float = 75.0
     linger_s: float = 2.0

@@ -76,7 +76,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._front = front
         self._bounds = front.bounds
         self._phase = Phase.SILENT
-        self._since = self._body_since = self._stalled_since = front.now
+        self._since = self._body_since = self._rate_since = self._stalled_since = front.now
+        self._rate_bytes = 0
         self._messages = 0
         self._head_bytes = self._head_slack = 0
         self._chunks = self._trailers = 0
@@ -123,6 +124,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._bound_open_head(before, self._messages - messages, len(data))
         elif phase is _BODY:
             self._since = self._front.now
+            self._rate_bytes += len(data)
             self._read_directly()
 
     def pause_writing(self) -> None:
@@ -152,17 +154,31 @@ class HttpProtocol(HttpToolsProtocol):
             if waited_s > bounds.linger_s:
                 self.transport.abort()
         elif self.flow.read_paused:
-            return
+            # Not the client's fault.
+            self._since = self._rate_since = now
+            self._rate_bytes = 0
         elif phase is _HEAD or phase is Phase.SILENT:
             if waited_s > bounds.headers_s:
                 self._refuse(HttpRefusal(408, "request_timeout", f"no whole request head in {bounds.headers_s:g} s"))
         elif phase is _BODY:
             if waited_s > bounds.body_idle_s:
                 self._refuse(HttpRefusal(408, "request_timeout", f"no more of the body in {bounds.body_idle_s:g} s"))
+            elif self._trickles(now):
+                self._refuse(
+                    HttpRefusal(408, "request_timeout", f"less of the body than {bounds.body_bytes_per_s:g} bytes/s")
+                )
             elif now - self._body_since > bounds.body_s:
                 self._refuse(HttpRefusal(408, "request_timeout", f"no whole body in {bounds.body_s:g} s"))
         elif phase is _IDLE and self._all_answered() and waited_s > bounds.keep_alive_s:
             self.transport.close()
+
+    def _trickles(self, now: float) -> bool:
+        waited_s = now - self._rate_since
+        if waited_s < self._bounds.body_grace_s:
+            return False
+        too_few = self._rate_bytes < waited_s * self._bounds.body_bytes_per_s
+        self._rate_since, self._rate_bytes = now, 0
+        return too_few
 
     # UnsentAnswers' calls
 
@@ -220,7 +236,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._other_headers(fields)
         # Last: a refusal until here concerns no cycle of its own.
         self._phase = _BODY
-        self._body_since = self._front.now
+        self._body_since = self._rate_since = self._front.now
+        self._rate_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -228,7 +245,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(body)
             return
         held = cycle.body
-        if cycle.length < 0:
+        if cycle.length < 0 or cycle.length > DIRECT_BODY_BYTES:
             self._reserve(len(body))
         if not held:
             cycle.body = body
@@ -265,8 +282,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     # BodyReader's calls
 
-    def body_progress(self) -> None:
+    def body_progress(self, nbytes: int) -> None:
         self._since = self._front.now
+        self._rate_bytes += nbytes
+        try:
+            self._reserve(nbytes)
+        except RequestError as error:
+            self._refuse(error)
 
     def body_complete(self, body: bytearray) -> None:
         """The parser never saw this body: a fresh one starts behind it."""
@@ -280,8 +302,6 @@ class HttpProtocol(HttpToolsProtocol):
     def _infer_headers(self, target: Target, fields: dict[bytes, bytes], length: int, version: str) -> None:
         if length > self._bounds.json_bytes:
             bound_json(fields, length, self._bounds.json_bytes)
-        if length > DIRECT_BODY_BYTES:
-            self._reserve(length)
         upgrade = self.parser.should_upgrade()
         if upgrade and length < 0:
             raise bad_request("a chunked request cannot ask for an upgrade")

@@ -264,7 +264,7 @@ def test_a_client_that_leaves_inside_a_large_body_leaves_nothing_behind() -> Non
         async with running() as world:
             wire = await world.connect()
             wire.send(BINARY_HEAD + b"Content-Length: 5000000\r\n\r\n" + b"a" * 100_000)
-            await until(lambda: world.server.front._bodies_bytes == 5_000_000)
+            await until(lambda: world.server.front._bodies_bytes == 100_000)
             wire.close()
             await until(lambda: world.server.front._bodies_bytes == 0)
 
@@ -275,12 +275,49 @@ def test_bodies_that_come_in_are_bounded_together() -> None:
     async def scenario() -> None:
         async with running(bounds=HttpBounds(bodies_bytes=1_500_000)) as world:
             first = await world.connect()
-            first.send(HEAD.encode() + b"Content-Length: 1000000\r\n\r\n" + b"a" * 1000)
+            first.send(BINARY_HEAD + b"Content-Length: 2000000\r\n\r\n" + b"a" * 1_000_000)
             await until(lambda: world.server.front._bodies_bytes == 1_000_000)
-            reply = await refused(world, HEAD.encode() + b"Content-Length: 1000000\r\n\r\n")
+            reply = await refused(world, BINARY_HEAD + b"Content-Length: 1000000\r\n\r\n" + b"a" * 900_000)
             assert reply.status == 429
             assert int(reply.headers["retry-after"]) >= 1
             first.close()
+            await until(lambda: world.server.front._bodies_bytes == 0)
+
+    run(scenario())
+
+
+def test_what_is_only_announced_takes_nobodys_place() -> None:
+    async def scenario() -> None:
+        body, head_length = binary_body([1, 100_000], bytes(400_000))
+        async with running(bounds=HttpBounds(bodies_bytes=1_000_000)) as world:
+            slow = [await world.connect() for _ in range(10)]
+            for each in slow:
+                each.send(BINARY_HEAD + b"Content-Length: 60000000\r\n\r\n" + b"a" * 1000)
+            await until(lambda: world.server.front._bodies_bytes == 10_000)
+            wire = await world.connect()
+            wire.send(post(body, head_length=head_length))
+            assert (await wire.reply()).status == 200
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("length", [b"5000", b"100000"])
+def test_a_body_below_the_least_rate_is_ended_with_408_and_one_above_is_not(length: bytes) -> None:
+    async def scenario() -> None:
+        bounds = HttpBounds(body_grace_s=0.2, body_bytes_per_s=1000.0)
+        async with running(bounds=bounds) as world:
+            wires = [await world.connect() for _ in range(2)]
+            for wire in wires:
+                wire.send(HEAD.encode() + b"Content-Length: " + length + b"\r\n\r\n" + b"a" * 1000)
+            slow, fast = [asyncio.ensure_future(wire.reply()) for wire in wires]
+            while not slow.done():
+                wires[0].send(b"a")
+                wires[1].send(b"a" * 40)
+                await asyncio.wait([slow], timeout=0.01)
+            assert (await slow).status == 408
+            if length == b"100000":
+                assert not fast.done()
+            fast.cancel()
 
     run(scenario())
 
