@@ -13,6 +13,7 @@ from paceline.protocol.tensor import Buffer
 from paceline.runner.dispatcher import Forecast, KeyForecast
 
 INTERVAL_S = 0.02
+KEYS_MAX = 1  # the wire has the table of one key
 
 
 class Bulletin:
@@ -34,13 +35,13 @@ class Bulletin:
         """The state may have changed."""
         self._wanted = True
 
-    def publish(self, forecast: Callable[[float], Forecast], origins: set[bytes], now: float) -> None:
-        """Send `forecast(now)` to those of `origins` that have not heard it; one that is gone leaves the set."""
+    def publish(self, forecast: Callable[[float, int], Forecast], origins: set[bytes], now: float) -> None:
+        """Send `forecast(now, KEYS_MAX)` to those of `origins` that have not heard it; one that is gone leaves them."""
         if not self._wanted or now < self._next_at:
             return
         self._wanted = False
         self._next_at = now + INTERVAL_S
-        current = to_wire(forecast(now))
+        current = to_wire(forecast(now, KEYS_MAX))
         if current != self._last:
             self._last = current
             self._told.clear()

@@ -2,11 +2,14 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from heapq import nlargest
 
 from paceline.runner.dispatcher.backlog import Backlog, KeyState
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.fleet import Fleet
 from paceline.runner.dispatcher.table_book import TableBook
+
+RATE_KEYS_MAX = 16  # the drain rate is that of the keys with most rows: a queue of a thousand keys must not cost more
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class KeyForecast:
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """The state at the time `at`. `rows_queued`: all rows that wait for a worker. `drain_rate`: rows per second of all
-    workers together for the mix that waits, 0.0 = unknown. `keys`: every key that waits, or the last one that did."""
+    workers together for the mix that waits, 0.0 = unknown. `keys`: the keys that wait, or the last one that did, as
+    many as were asked for."""
 
     at: float
     workers: tuple[WorkerForecast, ...]
@@ -48,7 +52,14 @@ class Forecast:
     keys: tuple[KeyForecast, ...]
 
 
-def read_forecast(backlog: Backlog, fleet: Fleet, tables: TableBook, config: DispatcherConfig, now: float) -> Forecast:
+def read_forecast(
+    backlog: Backlog,
+    fleet: Fleet,
+    tables: TableBook,
+    config: DispatcherConfig,
+    now: float,
+    keys_max: int | None = None,
+) -> Forecast:
     """A pure read."""
     workers = tuple(
         WorkerForecast(w.worker_id, w.profile, max(w.free_at, now) if w.batches else now)
@@ -57,7 +68,7 @@ def read_forecast(backlog: Backlog, fleet: Fleet, tables: TableBook, config: Dis
     )
     keys = tuple(
         _key_forecast(state, profile, backlog.cap(state.key, config.max_batch_size, now), tables)
-        for state in backlog.states()
+        for state in _largest(backlog, keys_max)
         for profile in fleet.profiles
     )
     rate = drain_rate(backlog, fleet, tables, config)
@@ -66,12 +77,24 @@ def read_forecast(backlog: Backlog, fleet: Fleet, tables: TableBook, config: Dis
 
 def drain_rate(backlog: Backlog, fleet: Fleet, tables: TableBook, config: DispatcherConfig) -> float:
     """Rows per second of all workers that are not draining, for the mix of keys that waits; 0.0 = unknown."""
-    states = backlog.states()
+    states = _largest(backlog, RATE_KEYS_MAX)
     rates = {
         profile: _mixed_rate([(state.queue.rows, _rate(state, profile, tables, config)) for state in states])
         for profile in fleet.profiles
     }
     return sum(rates[worker.profile] for worker in fleet if not worker.draining)
+
+
+def _largest(backlog: Backlog, keys_max: int | None) -> list[KeyState]:
+    """The `keys_max` keys with most rows, all if there are no more or None."""
+    states = backlog.states()
+    if keys_max is None or len(states) <= keys_max:
+        return states
+    return nlargest(keys_max, states, key=_rows)
+
+
+def _rows(state: KeyState) -> int:
+    return state.queue.rows
 
 
 def _mixed_rate(parts: list[tuple[int, float]]) -> float:

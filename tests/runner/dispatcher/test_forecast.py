@@ -2,7 +2,7 @@
 
 import pytest
 
-from paceline.runner.dispatcher import DispatcherConfig, WorkerDraining
+from paceline.runner.dispatcher import Arrived, DispatcherConfig, WorkerDraining
 from tests.runner.dispatcher.scene import Scene
 
 
@@ -34,3 +34,14 @@ def test_nothing_known_is_said_as_such() -> None:
     assert forecast.workers[0].free_at == float("inf")
     scene.tell(WorkerDraining("w0"))
     assert scene.dispatcher.forecast(0.5).workers == ()
+
+
+def test_a_forecast_of_few_keys_names_those_with_most_rows_and_counts_all() -> None:
+    scene = Scene(DispatcherConfig(4, latency_table={1: 0.010, 4: 0.010}), workers=1)
+    scene.arrive(1, at=0.0, deadline=9.0)
+    scene.tell(*(Arrived((key, number), key, deadline=9.0) for key in range(100) for number in range(1 + key % 7 * 3)))
+    everything, few = scene.dispatcher.forecast(0.001), scene.dispatcher.forecast(0.001, keys_max=2)
+    assert (len(everything.keys), len(few.keys)) == (100, 2)
+    assert [key.rows_queued for key in few.keys] == [19, 19]
+    assert few.rows_queued == everything.rows_queued
+    assert few.drain_rate == everything.drain_rate == pytest.approx(400)
