@@ -234,6 +234,8 @@ class Hosts:
             self._peers[incarnation] = _Peer(host.runner, pipe, [])
             self._ledger.host_up(host.runner, incarnation)
             logger.info("host up", extra={"runner": host.runner, "host": incarnation.hex()})
+        elif host.state == State.READY:
+            self._ledger.host_up(host.runner, host.incarnation)  # its stall is over
         elif host.state == State.DRAINING and known:
             self._ledger.host_leaving(host.incarnation)
 

@@ -189,14 +189,12 @@ class Ledger:
         return None
 
     def host_up(self, runner: str, incarnation: bytes) -> None:
-        """A host is ready for `runner`; known ones are left as they are."""
-        if incarnation in self._hosts:
-            return
-        host = _Host(incarnation, runner)
-        self._hosts[incarnation] = host
+        """A host is ready for `runner`, for the first time or again; one that takes requests is left as it is."""
+        host = self._hosts.setdefault(incarnation, _Host(incarnation, runner))
         state = self._runners[runner]
-        state.hosts.append(host)
-        state.failed = ""
+        if host not in state.hosts:
+            state.hosts.append(host)
+            state.failed = ""
 
     def host_down(
         self, incarnation: bytes, started: frozenset[int] | None, now: float

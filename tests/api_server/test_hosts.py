@@ -258,6 +258,20 @@ def test_a_draining_host_gets_nothing_new_and_still_answers() -> None:
     assert len(waiting.answers) == 1
 
 
+def test_a_host_that_is_ready_again_after_draining_gets_what_waited() -> None:
+    world = World()
+    pipe = world.up()
+    world.hosts.apply(topology(2, up(state="draining")))
+    world.submit()
+    world.loop.tick()
+    assert pipe.items == []
+    world.hosts.apply(topology(3, up()))
+    world.loop.tick()
+    assert world.hosts.ready("net")
+    assert len(world.fake.pipes) == 1
+    assert len(pipe.items) == 1
+
+
 def test_a_host_that_left_without_a_word_counts_as_lost() -> None:
     world = World()
     pipe = world.up()

@@ -264,6 +264,21 @@ def test_leaving_host_gets_nothing_new_and_still_answers() -> None:
     assert made.host_down(A, None, NOW) == []
 
 
+def test_host_that_is_ready_again_after_leaving_gets_new_requests() -> None:
+    made = ledger(A)
+    submit(made, 1)
+    made.take("net")
+    made.host_leaving(A)
+    submit(made, 2)
+    made.host_up("net", A)
+    made.host_up("net", A)
+    assert made.ready("net")
+    assert [item.counter for _, items in made.take("net") for item in items] == [2]
+    assert made.settle(A, 1, 0) is not None
+    made.host_leaving(A)
+    assert not made.ready("net")
+
+
 def test_runner_that_was_given_up_fails_all_and_refuses_until_a_host_is_up() -> None:
     made = ledger(A, window_requests=1)
     submit(made, 1, 2)
