@@ -41,7 +41,7 @@ def _process(seat: Seat, now: float) -> ProcessStatus:
         runner=seat.runner,
         index=seat.index,
         pid=occupant.child.pid if occupant is not None else 0,
-        state=seat.state,
+        state="stalled" if seat.is_ready and seat.stalled else seat.state,
         device=seat.device,
         uptime_s=now - occupant.started_at if occupant is not None else 0.0,
         restarts=seat.restarts,

@@ -19,7 +19,16 @@ from paceline.protocol.spec import ChildSpec, ServeSpec, encode_child
 from paceline.supervisor import devices
 from paceline.supervisor.burial import death_of, remains_of
 from paceline.supervisor.children import Child, Launch
-from paceline.supervisor.events import ChildDied, ChildReady, Event, GivenUp, Restarting, RunnerLoading
+from paceline.supervisor.events import (
+    ChildDied,
+    ChildReady,
+    Event,
+    GivenUp,
+    Recovered,
+    Restarting,
+    RunnerLoading,
+    Stalled,
+)
 from paceline.supervisor.listeners import Listeners
 from paceline.supervisor.obituary import explain, own_oom_kills
 from paceline.supervisor.options import Programs
@@ -28,7 +37,7 @@ from paceline.supervisor.policy import Blame, Death, GiveUp
 from paceline.supervisor.run_dir import RunDir
 from paceline.supervisor.seat import API_SERVER, WORKER, Occupant, Seat, seats_of
 from paceline.supervisor.topology import Picture
-from paceline.supervisor.watchdog import LOOK_S
+from paceline.supervisor.watchdog import LOOK_S, Health
 
 logger = logging.getLogger(__name__)
 
@@ -239,13 +248,28 @@ class Crew:
     def _look(self, seat: Seat, now: float) -> None:
         if seat.occupant is None or seat.killed_for or (seat.dismissed and not seat.is_ready):
             return
-        reason = seat.watchdog.look(read_slot(seat.occupant.slot), seat.is_ready, now)
-        if reason and seat.occupant.child.dump_stacks():
+        found = seat.watchdog.look(read_slot(seat.occupant.slot), seat.is_ready, now)
+        if found.health == Health.HANGING:
+            self._end_hang(seat, found.reason, now)
+        else:
+            self._set_stalled(seat, found.reason)
+        self._next_look = min(self._next_look, seat.watchdog.next_look(seat.is_ready, now))
+
+    def _end_hang(self, seat: Seat, reason: str, now: float) -> None:
+        if seat.occupant is not None and seat.occupant.child.dump_stacks():
             self._condemn(seat, reason)
             seat.leave_by = now + DUMP_S
-        elif reason:
+        else:
             self.kill(seat, reason)
-        self._next_look = min(self._next_look, seat.watchdog.next_look(seat.is_ready, now))
+
+    def _set_stalled(self, seat: Seat, reason: str) -> None:
+        """Out of rotation while there is a reason."""
+        if seat.occupant is None or bool(reason) == bool(seat.stalled):
+            return
+        seat.stalled = reason
+        pid = seat.occupant.child.pid
+        self._emit(Stalled(seat.kind, seat.name, pid, reason) if reason else Recovered(seat.kind, seat.name, pid))
+        self._show(seat)
 
     def _condemn(self, seat: Seat, reason: str) -> None:
         """It is going to be killed: out of rotation."""
@@ -310,7 +334,7 @@ class Crew:
 
     def _show(self, seat: Seat) -> None:
         if seat.kind == WORKER and seat.address and seat.occupant is not None:
-            state = State.READY if seat.is_ready else State.DRAINING
+            state = State.READY if seat.takes_requests else State.DRAINING
             host = Host(seat.runner, seat.occupant.incarnation, seat.address, state)
             self.picture.put(host, seat.remote_address)
 

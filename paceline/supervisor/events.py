@@ -52,6 +52,25 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """A READY worker makes no progress: it gets nothing new until it does (Recovered), or is killed."""
+
+    kind: str
+    name: str
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A stalled worker goes on, and gets requests again."""
+
+    kind: str
+    name: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChildDied:
     """A child is dead without having been told to; `explanation` says how, `last_lines` are what it printed last (they
     were passed on to stderr already)."""
@@ -98,7 +117,19 @@ class Stopped:
     reason: str
 
 
-Event: TypeAlias = Starting | RunnerLoading | ChildReady | Ready | ChildDied | Restarting | GivenUp | Draining | Stopped
+Event: TypeAlias = (
+    Starting
+    | RunnerLoading
+    | ChildReady
+    | Ready
+    | Stalled
+    | Recovered
+    | ChildDied
+    | Restarting
+    | GivenUp
+    | Draining
+    | Stopped
+)
 
 
 def describe(event: Event) -> str:
@@ -113,6 +144,10 @@ def describe(event: Event) -> str:
         case Ready(url, runners, seconds, native):
             where = f"{url} and {native}" if native else url
             return f"ready: {', '.join(runners)} on {where} after {seconds:.2f} s"
+        case Stalled(_, name, pid, reason):
+            return f"{name} (pid {pid}) gets no new requests: {reason}"
+        case Recovered(_, name, pid):
+            return f"{name} (pid {pid}) goes on, and gets requests again"
         case ChildDied(_, name, pid, _, explanation, _):
             return f"{name} (pid {pid}) died: {explanation}"
         case Restarting(_, name, delay_s):

@@ -31,8 +31,9 @@ class Occupant:
 @dataclass(slots=True)
 class Seat:
     """`start_at`: when the next process is due, None while there is one or none is to come. `killed_for`: why we sent
-    SIGKILL. `said`: the process's own FAILED message; from then on it has until `leave_by` to exit. `dismissed`: it was
-    told to leave, and has no successor. `has_served`: this or an earlier process served requests."""
+    SIGKILL. `stalled`: why it gets nothing new for now, though it is READY. `said`: the process's own FAILED message;
+    from then on it has until `leave_by` to exit. `dismissed`: it was told to leave, and has no successor. `has_served`:
+    this or an earlier process served requests."""
 
     kind: str
     runner: str
@@ -46,6 +47,7 @@ class Seat:
     remote_address: str = ""
     start_at: float | None = 0.0
     killed_for: str = ""
+    stalled: str = ""
     said: str = ""
     leave_by: float | None = None
     was_ready: bool = False
@@ -64,10 +66,14 @@ class Seat:
     def is_ready(self) -> bool:
         return self.state == State.READY
 
+    @property
+    def takes_requests(self) -> bool:
+        return self.is_ready and not self.stalled
+
     def fill(self, occupant: Occupant) -> None:
         self.occupant = occupant
         self.state = State.STARTING
-        self.address = self.remote_address = self.killed_for = self.said = ""
+        self.address = self.remote_address = self.killed_for = self.stalled = self.said = ""
         self.leave_by = self.start_at = None
         self.was_ready = False
         self.watchdog.started(occupant.started_at)
@@ -75,7 +81,7 @@ class Seat:
     def empty(self, state: State) -> None:
         self.occupant = None
         self.state = state
-        self.address = ""
+        self.address = self.stalled = ""
         self.leave_by = None
 
 
@@ -87,4 +93,5 @@ def seats_of(spec: ServeSpec) -> list[Seat]:
 
 def _worker_seat(runner: RunnerSpec, index: int) -> Seat:
     limit_s = None if runner.execution_timeout_ms is None else runner.execution_timeout_ms / 1000
-    return Seat(WORKER, runner.name, index, runner.devices[index % len(runner.devices)], Watchdog(limit_s))
+    watchdog = Watchdog(limit_s, runner.latency_budget_ms / 1000)
+    return Seat(WORKER, runner.name, index, runner.devices[index % len(runner.devices)], watchdog)

@@ -54,6 +54,26 @@ def test_readiness_tells_of_a_dead_worker_and_of_its_return(serve: Callable[...,
     assert server.infer([[1.0]])[0] == 200
 
 
+def test_readiness_tells_of_a_long_first_batch_and_of_its_end(serve: Callable[..., Server]) -> None:
+    server = serve()
+    worker = server.pid("worker")
+
+    async def run() -> list[int]:
+        began = time.monotonic()
+        nap = asyncio.create_task(post(server.port, infer_body([[4.5]], "nap")))
+        await asyncio.to_thread(
+            wait_until, lambda: server.request("GET", "/v2/health/ready")[0] == 503, 3.5, "readiness to fall"
+        )
+        assert time.monotonic() - began < 3.5
+        behind = asyncio.create_task(post(server.port, infer_body([[1.0]])))
+        statuses = [(await nap)[0], (await behind)[0]]
+        wait_until(lambda: server.request("GET", "/v2/health/ready")[0] == 200, 1.0, "readiness to return")
+        return statuses
+
+    assert asyncio.run(run()) == [200, 200]
+    assert server.pid("worker") == worker
+
+
 def test_a_killed_api_server_costs_only_its_connections(serve: Callable[..., Server]) -> None:
     server = serve("--api-workers", "2")
     with Load(server) as load:

@@ -1,7 +1,8 @@
 """A child that speaks the control protocol and no more; a worker behaves as its runner's name says.
 
 good: serves until drained. busy: the same, with two requests in hand. unloadable: FAILED, exit 3. crasher: READY, then
-exit 7. stuck: its batch never ends. stubborn: does not hear Drain. API servers answer each connection with their pid.
+exit 7. stuck: its batch never ends. slow: its
+first batch takes 4 s. stubborn: does not hear Drain. API servers answer each connection with their pid.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec
 
 ORIGIN = b"o" * 16
+SLOW_S = 4.0
 
 
 def main() -> None:
@@ -47,12 +49,16 @@ def behave(spec: ChildSpec, slot: Slot, channels: Channels, supervisor: ClientSo
         say(supervisor, spec, State.FAILED, detail="weights are missing")
         sys.exit(3)
     data = channels.bind(f"ipc://{spec.serve.run_dir}/h-{os.urandom(8).hex()}")
-    if spec.runner in ("busy", "stuck"):
+    if spec.runner in ("busy", "stuck", "slow"):
         slot.begin(1, [(ORIGIN, 7), (ORIGIN, 8)], time.monotonic_ns())
     say(supervisor, spec, State.READY, address=data.address)
     if spec.runner == "crasher":
         sys.stderr.write("my last words\n")
         os._exit(7)
+    if spec.runner == "slow":
+        time.sleep(SLOW_S)
+        slot.end()
+        slot.count(2, 1, 2)
     if spec.runner == "stubborn":
         signal.pause()
     serve_until_drained(supervisor)

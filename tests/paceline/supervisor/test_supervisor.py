@@ -99,6 +99,22 @@ def test_batch_over_its_execution_timeout_is_a_hang(start: Start) -> None:
     assert "execution_timeout_ms" in died["reason"]
 
 
+def test_worker_in_a_long_batch_is_out_of_rotation_until_it_ends(start: Start, native: Any, run_dir: Path) -> None:
+    server = start("slow")
+    server.wait_for("ChildReady", name="slow/0")
+    ready_at = time.monotonic()
+    client = native()
+    before = client.wait_for(lambda topology: [host.state for host in topology.hosts] == ["ready"])
+    client.wait_for(lambda topology: [host.state for host in topology.hosts] == ["draining"])
+    assert time.monotonic() - ready_at <= 3.3
+    assert "slow/0" in server.wait_for("Stalled")["name"]
+    assert "stalled" in {process.state for process in fetch_status(run_dir).processes}
+    after = client.wait_for(lambda topology: [host.state for host in topology.hosts] == ["ready"])
+    assert 4.0 <= time.monotonic() - ready_at + 0.1 <= 5.0
+    assert after.hosts == before.hosts
+    server.wait_for("Recovered", name="slow/0")
+
+
 def test_crash_loop_is_given_up_and_with_nothing_left_the_exit_code_is_not_zero(start: Start) -> None:
     server = start("crasher")
     died = server.wait_for("ChildDied")

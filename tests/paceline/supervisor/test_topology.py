@@ -24,16 +24,20 @@ def test_version_grows_with_changes_only() -> None:
     assert picture.take().version == 2
 
 
-def test_only_telling_everybody_settles_a_change() -> None:
+def test_taking_a_snapshot_does_not_settle_a_change() -> None:
     picture = Picture()
-    assert picture.changed
     picture.take()
     picture.take_remote(b"\x02" * 16)
     assert picture.changed
-    picture.told()
-    assert not picture.changed
-    picture.put(host(1))
-    assert picture.changed
+
+
+def test_a_change_is_settled_once_everybody_was_told() -> None:
+    picture = Picture()
+    changed = [picture.changed]
+    for act in (picture.told, lambda: picture.put(host(1)), picture.told):
+        act()
+        changed.append(picture.changed)
+    assert changed == [True, False, True, False]
 
 
 def test_new_state_replaces_the_old_one() -> None:
