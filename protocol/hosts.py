@@ -311,10 +311,22 @@ class Hosts:
                 continue
             self.counters.answered += 1
             entry.token.answered(result)  # type: ignore[attr-defined]  # the token is our own Waiter
+        refused: list[tuple[int, int]] = []
         for failure in answers.failures:
+            if failure.code == Draining.code and not self.draining:
+                refused.append((failure.counter, failure.attempt))
+                continue
             entry = settle(incarnation, failure.counter, failure.attempt)
             if entry is not None:
                 self._fail(entry, _error_of(failure))
+        if refused:
+            self._give_back(incarnation, refused)
+
+    def _give_back(self, incarnation: bytes, refused: list[tuple[int, int]]) -> None:
+        """One worker stops, not the server: what it did not start is for the others or its successor."""
+        self._ledger.host_leaving(incarnation)
+        for entry, error in self._ledger.give_back(incarnation, refused, self._now()):
+            self._fail(entry, error)
 
     def _fail(self, entry: Entry, error: RequestError) -> None:
         entry.token.failed(error)  # type: ignore[attr-defined]  # the token is our own Waiter

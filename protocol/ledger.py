@@ -4,9 +4,9 @@ One `Ledger` per API server process or native client: it owns every open request
 answer, whatever happens to hosts. The shell around it (hosts.py) sends what `take` hands out, feeds in answers,
 host changes and time, and delivers what comes back. Knows no socket, clock or future: `token` is the caller's own.
 
-Life of an entry: pending -> sent (take) -> closed, once: settle, expire, cancel or fail. A host's death puts it back to
-pending with a new attempt if starts and deadline allow. A host's window counts what was sent and not yet answered, also
-requests that nobody waits for any more: their bytes are still in its pipe.
+Life of an entry: pending -> sent (take) -> closed, once: settle, expire, cancel or fail. A host's death, or its refusal
+because it drains, puts it back to pending with a new attempt if starts and deadline allow. A host's window counts what
+was sent and not yet answered, also requests that nobody waits for any more: their bytes are still in its pipe.
 """
 
 from __future__ import annotations
@@ -228,6 +228,33 @@ class Ledger:
         if host is not None and host in self._runners[host.runner].hosts:
             self._runners[host.runner].hosts.remove(host)
 
+    def give_back(
+        self, incarnation: bytes, refused: Iterable[tuple[int, int]], now: float
+    ) -> list[tuple[Entry, RequestError]]:
+        """A host refused these (counter, attempt) without a start, since it drains. They wait again, in front, for
+        another one; those out of time are closed and returned.
+        """
+        host = self._hosts.get(incarnation)
+        if host is None:
+            return []
+        again: list[Entry] = []
+        lost: list[tuple[Entry, RequestError]] = []
+        for counter, attempt in refused:
+            entry = host.owed.get(counter)
+            if entry is None or entry.item.attempt != attempt:
+                continue
+            del host.owed[counter]
+            host.nbytes -= entry.nbytes
+            if entry.closed:
+                continue
+            error = self._reopen(entry, False, now)
+            if error is None:
+                again.append(entry)
+            else:
+                lost.append((self._close(entry), error))
+        self._wait_again(self._runners[host.runner], again)
+        return lost
+
     def runner_failed(self, runner: str, reason: str) -> list[tuple[Entry, RequestError]]:
         """The runner was given up: close and return all that wait for it, refuse new ones until a host is up."""
         state = self._runners[runner]
@@ -244,7 +271,7 @@ class Ledger:
         return len(self._runners[runner].pending) + len(self._runners[runner].again)
 
     def _reopen(self, entry: Entry, started: bool, now: float) -> RequestError | None:
-        """Make `entry`, whose host died, ready for another attempt; or the error that ends it."""
+        """Make `entry`, whose host died or leaves, ready for another attempt; or the error that ends it."""
         item = entry.item
         starts = item.starts + started
         if started and (not entry.idempotent or starts >= self._bounds.starts_max):

@@ -272,6 +272,45 @@ def test_a_host_that_is_ready_again_after_draining_gets_what_waited() -> None:
     assert len(pipe.items) == 1
 
 
+def test_what_a_stopping_worker_refuses_goes_to_its_successor() -> None:
+    world = World()
+    pipe = world.up()
+    waits = [world.submit()[1] for _ in range(3)]
+    world.loop.tick()
+    pipe.answer([echo(pipe.items[0]), *[Failure(i.counter, i.attempt, "draining", "") for i in pipe.items[1:]]])
+    world.submit()
+    world.loop.tick()
+    assert not world.hosts.ready("net")
+    assert len(pipe.items) == 3
+    assert [len(waiting.answers) for waiting in waits] == [1, 0, 0]
+    world.hosts.apply(topology(2, up(state="draining"), up(OTHER_HOST)))
+    world.loop.tick()
+    successor = world.fake.pipes[1]
+    assert [(i.counter, i.attempt, i.starts) for i in successor.items] == [(2, 1, 0), (3, 1, 0), (4, 0, 0)]
+    successor.answer([echo(i) for i in successor.items])
+    assert [len(waiting.answers) for waiting in waits] == [1, 1, 1]
+
+
+def test_what_a_stopping_worker_refuses_is_still_answered_at_its_deadline() -> None:
+    world = World()
+    pipe = world.up()
+    counter, waiting = world.submit(budget_s=0.1)
+    world.loop.tick()
+    pipe.answer([Failure(counter, 0, "draining", "")])
+    world.loop.advance(0.125)
+    assert isinstance(waiting.error, DeadlineExceeded)
+
+
+def test_what_a_worker_refuses_while_the_server_drains_too_is_refused() -> None:
+    world = World()
+    pipe = world.up()
+    counter, waiting = world.submit()
+    world.loop.tick()
+    world.hosts.draining = True
+    pipe.answer([Failure(counter, 0, "draining", "")])
+    assert isinstance(waiting.error, Draining)
+
+
 def test_a_host_that_left_without_a_word_counts_as_lost() -> None:
     world = World()
     pipe = world.up()

@@ -279,6 +279,44 @@ def test_host_that_is_ready_again_after_leaving_gets_new_requests() -> None:
     assert not made.ready("net")
 
 
+def test_what_a_leaving_host_refuses_waits_in_front_as_never_started() -> None:
+    made = ledger(A)
+    submit(made, 1, 2, 3, idempotent=False)
+    made.take("net")
+    submit(made, 4)
+    made.cancel(2)
+    made.host_leaving(A)
+    assert made.give_back(A, [(3, 0), (2, 0), (1, 0), (9, 0)], NOW) == []
+    made.host_up("net", B)
+    ((host, items),) = made.take("net")
+    assert host == B
+    assert [(i.counter, i.attempt, i.starts) for i in items] == [(1, 1, 0), (3, 1, 0), (4, 0, 0)]
+    assert made.give_back(A, [(1, 0), (3, 1)], NOW) == []
+    assert made.give_back(B, [(1, 0)], NOW) == []
+    assert made.settle(B, 1, 1) is not None
+
+
+def test_what_a_leaving_host_refuses_returns_its_window() -> None:
+    made = ledger(A, window_requests=1)
+    submit(made, 1)
+    made.take("net")
+    made.give_back(A, [(1, 0)], NOW)
+    assert taken(made) == [(A, [1])]
+
+
+def test_refused_request_whose_time_is_over_or_whose_runner_was_given_up_is_lost() -> None:
+    made = ledger(A)
+    made.submit("net", item(1, NOW + 1), None, 1)
+    submit(made, 2)
+    made.take("net")
+    ((late, error),) = made.give_back(A, [(1, 0)], NOW + 1)
+    assert (late.item.counter, type(error)) == (1, DeadlineExceeded)
+    made.runner_failed("net", "died 5 times")
+    ((_, error),) = made.give_back(A, [(2, 0)], NOW)
+    assert isinstance(error, NoWorker)
+    assert len(made) == 0
+
+
 def test_runner_that_was_given_up_fails_all_and_refuses_until_a_host_is_up() -> None:
     made = ledger(A, window_requests=1)
     submit(made, 1, 2)

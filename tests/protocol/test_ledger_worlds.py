@@ -53,6 +53,7 @@ class World:
             (self.pass_time, 6),
             (self.host_up, 2),
             (self.host_leaving, 1),
+            (self.give_back, 2),
             (self.host_down, 1),
             (self.runner_failed, 1),
         ]
@@ -150,6 +151,23 @@ class World:
             host = self.random.choice(list(self.hosts))
             self.ledger.host_leaving(host)
             del self.hosts[host]
+
+    def give_back(self) -> None:
+        """A host that drains refuses what it has not started."""
+        busy = [host for host, items in self.holds.items() if items]
+        if not busy:
+            return
+        host = self.random.choice(busy)
+        if self.hosts.pop(host, None) is not None:
+            self.ledger.host_leaving(host)
+        items = self.holds[host]
+        refused = [items.pop(self.random.randrange(len(items))) for _ in range(self.random.randint(1, len(items)))]
+        pairs = [(request.counter, request.attempt) for request in refused]
+        self.old_answers += [(host, *pair) for pair in pairs]
+        for entry, error in self.ledger.give_back(host, pairs, self.now):
+            assert isinstance(error, RequestError)
+            self.close(entry)
+        assert self.ledger.give_back(host, pairs, self.now) == [], "a request was given back twice"
 
     def host_down(self) -> None:
         if not self.holds:
