@@ -139,6 +139,8 @@ class Crew:
         except ValueError:
             logger.warning("unknown state", extra={"child": seat.name, "state": said.state})
             return
+        if seat.state != State.READY:
+            seat.stalled = ""
         if seat.state == State.READY and not seat.was_ready:
             seat.was_ready = True
             seat.address = said.address
@@ -146,6 +148,8 @@ class Crew:
             seat.policy.ready(now)
             seconds = now - seat.occupant.started_at
             self._emit(ChildReady(seat.kind, seat.name, seat.occupant.child.pid, seat.device, seconds))
+            if seat.kind == API_SERVER:
+                self._take_over(now)
         elif seat.state == State.FAILED:
             seat.said = said.detail or "it said FAILED without a reason"
             seat.leave_by = now + LEAVE_S
@@ -331,6 +335,13 @@ class Crew:
     def _set_away(self, seat: Seat) -> None:
         if seat.kind == API_SERVER and any(other.is_ready for other in self._group(API_SERVER, "")):
             self._listeners.set_away(seat.index, True)
+
+    def _take_over(self, now: float) -> None:
+        """An API server is ready: those that died while none was, and are not soon back, leave it their connections."""
+        for other in self._group(API_SERVER, ""):
+            late = other.start_at is not None and other.start_at - now >= AWAY_S
+            if other.given_up or late:
+                self._set_away(other)
 
     def _show(self, seat: Seat) -> None:
         if seat.kind == WORKER and seat.address and seat.occupant is not None:
