@@ -11,7 +11,7 @@ from paceline.cli.edge import edge
 from paceline.cli.keys import keys_client, keys_list, keys_new, keys_revoke
 from paceline.cli.models import models_delete, models_list, models_show, models_verify
 from paceline.cli.predict import predict
-from paceline.cli.serve import serve
+from paceline.cli.serve import failed_start, serve
 from paceline.cli.status import status
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -28,7 +28,7 @@ models = typer.Typer(help="Look into the model store.", no_args_is_help=True, co
 keys = typer.Typer(help="Say who may use a server from another machine.", no_args_is_help=True, context_settings=_HELP)
 config = typer.Typer(help="Look at the settings.", no_args_is_help=True, context_settings=_HELP)
 
-app.command("serve", rich_help_panel="Serving")(edge(serve))
+app.command("serve", rich_help_panel="Serving")(edge(serve, failed_start))
 app.command("status", rich_help_panel="Serving")(edge(status))
 app.command("predict", rich_help_panel="Using")(edge(predict))
 app.add_typer(models, name="models", rich_help_panel="Using")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import typer
 
+from paceline.cli.terminal import say_json
 from paceline.protocol.errors import (
     ConfigError,
     ModelNotFound,
@@ -23,8 +24,9 @@ from paceline.protocol.errors import (
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
-def edge(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with its errors turned into exits."""
+def edge(command: Callable[..., None], failure: Callable[[PacelineError], object] | None = None) -> Callable[..., None]:
+    """`command` with its errors turned into exits. With --json an error is also one JSON object on stdout: `failure`
+    of it, or {"error": text} with the code that a server would give it."""
 
     @functools.wraps(command)
     def run(*args: object, **options: object) -> None:
@@ -32,6 +34,8 @@ def edge(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **options)
             sys.stdout.flush()
         except PacelineError as error:
+            if options.get("as_json"):
+                say_json((failure or _failure)(error), indent=None)
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt as error:
@@ -42,6 +46,10 @@ def edge(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(FAILED) from error
 
     return run
+
+
+def _failure(error: PacelineError) -> dict[str, str]:
+    return {"error": str(error)} | ({"code": error.code} if isinstance(error, RequestError) else {})
 
 
 def exit_code(error: PacelineError) -> int:

@@ -17,6 +17,7 @@ import orjson
 from paceline.protocol.errors import ConfigError
 
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,127})=(.*)", re.DOTALL)
+_FILE_ENDS = (".npy", ".npz", ".json")
 _BYTES_MAX = 2 * 1024**3
 _OPTIONS = ("method", "version", "timeout_s", "priority", "request_id", "model", "self")
 
@@ -64,12 +65,23 @@ def _value(text: str, word: str) -> object:
     if text == "-":
         return _parse(sys.stdin.buffer.read(_BYTES_MAX), "stdin")
     if not text.startswith("@"):
-        return _from_json(text.encode(errors="surrogateescape"), repr(word))
+        return _inline(text, word)
     try:
         with open(text[1:], "rb") as file:
             return _parse(file.read(_BYTES_MAX), text[1:])
     except OSError as error:
         raise ConfigError(f"cannot read {text[1:]}: {error.strerror or error}") from error
+
+
+def _inline(text: str, word: str) -> object:
+    try:
+        return _from_json(text.encode(errors="surrogateescape"), repr(word))
+    except ConfigError as error:
+        if text.endswith(_FILE_ENDS):
+            raise ConfigError(
+                f"{word!r} is not JSON; files are marked with @. Did you mean {word.removesuffix(text)}@{text}?"
+            ) from error
+        raise
 
 
 def _parse(data: bytes, where: str) -> object:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paceline.cli.edge import exit_code
 from paceline.cli.terminal import say, say_json, styled
 
 if TYPE_CHECKING:
     from paceline.config import Config
+    from paceline.protocol.errors import PacelineError
     from paceline.supervisor import Event
     from paceline.supervisor.events import Ready
 
@@ -87,10 +89,21 @@ def serve(
         raise typer.Exit(code)
 
 
+def failed_start(error: PacelineError) -> dict[str, object]:
+    """The last event of a server that cannot start, with the error as other commands write it."""
+    from paceline.supervisor.events import Stopped
+
+    return _plain_event(Stopped(exit_code(error), str(error))) | {"error": str(error)}
+
+
 def event_in_json(event: Event) -> None:
     """One line, flushed: programs wait for it."""
+    say_json(_plain_event(event), indent=None)
+
+
+def _plain_event(event: Event) -> dict[str, object]:
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    say_json({"event": event_name(event), "time": time, **asdict(event)}, indent=None)
+    return {"event": event_name(event), "time": time, **asdict(event)}
 
 
 def teller(targets: tuple[str, ...], settings: Config) -> Callable[[Event], None]:

@@ -19,6 +19,7 @@ from paceline.cli import status as status_command
 from paceline.cli.app import app
 from paceline.cli.example_request import curl_line
 from paceline.cli.input_values import read_inputs
+from paceline.cli.predict import Found, find_server
 from paceline.cli.serve import event_name
 from paceline.cli.terminal import duration, size
 from paceline.config import KEYS
@@ -168,14 +169,56 @@ def test_predict_failures_are_one_line_with_the_servers_words(home: Path) -> Non
     assert result.stderr == 'error: no model. Did you mean "echo"?\n'
     with FakeServer(lambda request: error(503, "no_worker", "none")) as server:
         run("predict", "echo", "x=1", "--url", server.url, code=1)
-    assert "timeout_s" in run("predict", "echo", "1", "--timeout-ms", "0", code=2).stderr
-    assert "expected a name" in run("predict", ":3", "1", code=2).stderr
+    assert "--timeout-ms is 0; expected" in run("predict", "echo", "1", "--timeout-ms", "0", code=2).stderr
+    assert "expected a name" in run("predict", ":3", "1", "--url", "http://127.0.0.1:1", code=2).stderr
+
+
+def test_predict_asks_the_configured_server_else_the_one_that_lives(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[Path] = []
+    monkeypatch.setattr("paceline.supervisor.live_run_dirs", lambda _: alive)
+    with FakeServer(echo) as server:
+        monkeypatch.setattr("paceline.supervisor.fetch_status", lambda _: Status("0", server.url, False, ()))
+        alive.append(home / "run" / "p1")
+        assert run("predict", "echo", "[1.5]").stdout.startswith("output_0")
+        alive.append(home / "run" / "p2")
+        assert "2 servers run; name one with --url" in run("predict", "echo", "1", code=2).stderr
+        monkeypatch.setenv("PACELINE_SERVER__PORT", str(server.port))
+        assert run("predict", "echo", "[1.5]").stdout.startswith("output_0")
+    told = run("predict", "echo", "1", code=1).stderr
+    assert f"asked http://127.0.0.1:{server.port} (from environment PACELINE_SERVER__PORT)" in told
+    assert "error: no server at" in told
+
+
+def test_without_any_server_predict_asks_the_usual_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paceline.supervisor.live_run_dirs", lambda _: [])
+    assert find_server(None) == Found("http://127.0.0.1:8000", "the default")
+    Path("paceline.toml").write_text('[server]\nhost = "0.0.0.0"\ninsecure = true\nport = 9000\n')
+    assert find_server(None) == Found("http://127.0.0.1:9000", "from paceline.toml:4")
+
+
+def test_with_json_an_error_is_an_object_too(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeServer(lambda request: error(404, "model_not_found", "no model")) as server:
+        result = run("predict", "ecko", "1", "--url", server.url, "--json", code=2)
+    assert json.loads(result.stdout) == {"error": "no model", "code": "model_not_found"}
+    assert result.stderr == "error: no model\n"
+    shown = json.loads(run("models", "show", "net:9", "--json", code=2).stdout)
+    assert shown["code"] == "version_not_found"
+    assert "code" not in json.loads(run("models", "delete", "net", "--json", code=2).stdout)
+    monkeypatch.setenv("PACELINE_SERVER__PORT", "x")
+    assert "server.port" in json.loads(run("config", "show", "--json", code=2).stdout)["error"]
+    event = json.loads(run("serve", "net", "--json", code=2).stdout)
+    assert (event["event"], event["exit_code"]) == ("stopped", 2)
+    assert "server.port" in event["reason"] == event["error"]
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["{"], "is not JSON"),
+        (["none.npy"], "Did you mean @none.npy"),
+        (["x=none.npy"], "Did you mean x=@none.npy"),
         (["@none.npy"], "cannot read none.npy"),
         (["x=1", "x=2"], "given twice"),
         (["method=1"], "by its position only"),
