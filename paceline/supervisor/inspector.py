@@ -14,12 +14,15 @@ from collections.abc import Sequence
 
 from paceline.config import Config, RunnerSettings
 from paceline.protocol.child import die_with_parent
-from paceline.protocol.errors import PacelineError, StartError, StoreError
+from paceline.protocol.errors import PacelineError, StartError, StoreError, VersionNotFound
 from paceline.protocol.spec import HttpSpec, NativeSpec, RunnerSpec, ServeSpec, encode_serve
 from paceline.store import ModelStore, StoredVersion, Tag, parse_tag
+from paceline.store.tags import is_name
 from paceline.supervisor import devices
 from paceline.supervisor.inspection import InspectReply, InspectRequest, decode_request, encode_reply
 
+_FILE_ENDS = (".py", ".pt", ".pth", ".pt2", ".onnx", ".safetensors")
+_VERSIONS_SHOWN_MAX = 20
 _SERVICE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -39,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
 def inspect(request: InspectRequest) -> ServeSpec:
     """The ServeSpec of `request`. Raises PacelineError for the user to read."""
     config = Config.from_plain(request.config)
-    tags = [_tag_of(target) for target in request.targets]
     store = ModelStore(config.store_home)
+    tags = [_tag_of(target, store) for target in request.targets]
     versions = [store.get(tag, trust=request.trust) for tag in tags]
     names = [version.tag.name for version in versions]
     _refuse_twice(names)
@@ -56,14 +59,26 @@ def inspect(request: InspectRequest) -> ServeSpec:
     return ServeSpec(runners, _http(config, request), request.run_dir, _native(config))
 
 
-def _tag_of(target: str) -> Tag:
+def _tag_of(target: str, store: ModelStore) -> Tag:
+    name, _, version = target.partition(":")
+    if "/" in target or (target.endswith(_FILE_ENDS) and not store.versions(target)):
+        raise StartError(
+            f"{target!r} looks like a file; models are served from the store {store.home}, by tag. Save it first with "
+            f"paceline.pytorch.save(model, NAME) or paceline.torchscript.save(script, NAME), then: "
+            f"paceline serve NAME:latest"
+        )
     try:
         return parse_tag(target)
     except StoreError as error:
+        if is_name(name) and (versions := store.versions(name)):
+            raise VersionNotFound(
+                f'model "{name}" has no version {version!r}: versions are numbers, or latest; it has '
+                f"{', '.join(versions[-_VERSIONS_SHOWN_MAX:])}"
+            ) from error
         if _SERVICE.fullmatch(target):
             raise StartError(
                 f"{target!r} names a service (module:attribute); this version serves models from the store only, by "
-                f"tag such as my_model:latest"
+                f"tag such as my_model:latest or my_model:1"
             ) from error
         raise
 

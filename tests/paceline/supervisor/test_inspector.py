@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from paceline.config import load_config
-from paceline.protocol.errors import ConfigError, ModelNotFound, PacelineError, StartError, StoreError
+from paceline.protocol.errors import ConfigError, ModelNotFound, PacelineError, StartError, StoreError, VersionNotFound
 from paceline.protocol.signature import MethodSpec
 from paceline.protocol.spec import NativeSpec, decode_serve
 from paceline.store import ModelStore
@@ -72,6 +72,9 @@ def test_settings_reach_their_runner(home: Path) -> None:
         (("service:svc",), StartError, "names a service"),
         (("my.pkg.service:svc",), StartError, "names a service"),
         (("no such tag",), StoreError, "model name"),
+        (("./save.py",), StartError, r"looks like a file.*paceline\.pytorch\.save\(model, NAME\)"),
+        (("net.pt",), StartError, "looks like a file"),
+        (("net:abc",), VersionNotFound, "has no version 'abc': versions are numbers, or latest; it has 1"),
         ((), StartError, "nothing to serve"),
     ],
 )
