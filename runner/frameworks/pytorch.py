@@ -25,6 +25,7 @@ from paceline.store import ModelStore, StoredVersion, pickled
 FRAMEWORK = "pytorch"
 TENSORS_FILE = "model.safetensors"
 OBJECT_FILE = "module.pkl"
+_METHODS_SHOWN_MAX = 20
 
 
 def save(
@@ -111,7 +112,11 @@ def _callable(module: torch.nn.Module, method: str) -> Callable[..., object]:
     if not callable(found):
         own = [name for name in dir(type(module)) if not name.startswith("_") and not hasattr(torch.nn.Module, name)]
         hint = did_you_mean(method, [*own, "__call__", "forward"])
-        raise ConfigError(f"signatures: {type(module).__name__} has no method {method!r}.{hint}")
+        callables = sorted(name for name in own if callable(getattr(type(module), name)) and name != "forward")
+        methods = ", ".join(["__call__", *callables][:_METHODS_SHOWN_MAX])
+        raise ConfigError(
+            f"signatures: {type(module).__name__} has no method {method!r}.{hint} Its methods: {methods}."
+        )
     bound: Callable[..., object] = found
     return bound
 

@@ -111,7 +111,9 @@ def _callable(module: torch.jit.ScriptModule, method: str) -> Callable[..., obje
     if method == "__call__" and "forward" in known:
         return module
     if method not in known:
-        raise ConfigError(f"signatures: the script module has no method {method!r}.{did_you_mean(method, known)}")
+        hint = did_you_mean(method, known)
+        methods = ", ".join("__call__" if name == "forward" else name for name in known)
+        raise ConfigError(f"signatures: the script module has no method {method!r}.{hint} Its methods: {methods}.")
     return cast("Callable[..., object]", getattr(module, method))
 
 

@@ -160,7 +160,7 @@ def test_the_stored_sample_does_not_change_with_the_users_array(store: ModelStor
     ("signatures", "sample", "message"),
     [
         ({"__cal__": {}}, None, r'Net has no method \'__cal__\'. Did you mean "__call__"'),
-        ({"tre": {}}, None, r'Net has no method \'tre\'. Did you mean "tree"'),
+        ({"tre": {}}, None, r'Net has no method \'tre\'. Did you mean "tree"\? Its methods: __call__, '),
         ({"fc": {"batchabel": True}}, None, "batchable"),
         (None, (1, 2, 3), r"sample_inputs do not fit __call__\(x: .*too many positional arguments"),
         (None, {"y": torch.ones(1)}, r"sample_inputs do not fit __call__.*missing a required argument: 'x'"),
