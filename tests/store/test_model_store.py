@@ -357,6 +357,18 @@ def test_a_key_that_others_could_know_or_that_is_damaged_is_refused(
 # Disk
 
 
+def test_a_delete_that_fails_says_that_nothing_was_deleted(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(store)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(StoreError, match=r"Permission denied\. Nothing was deleted, the store is as before"):
+        store.delete("net:1")
+    assert store.versions("net") == ["1"]
+
+
 def test_a_full_disk_at_any_write_leaves_the_old_state(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     save(store, data=b"old")
     for full_at in range(1, 6):  # data, its sync, manifest, its sync, the draft's folder
