@@ -109,7 +109,7 @@ def test_new_owner_does_not_inherit_a_batch(path: Path) -> None:
 
 def test_what_is_not_a_slot_is_none(path: Path) -> None:
     assert read_slot(path) is None
-    path.write_bytes(b"PLSLOT01 and little else")
+    path.write_bytes(b"PLSLOT02 and little else")
     assert read_slot(path) is None
     path.write_bytes(bytes(slots.SLOT_BYTES))
     assert read_slot(path) is None
