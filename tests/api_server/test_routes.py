@@ -229,7 +229,8 @@ def test_bad_input_gets_its_status_and_disturbs_nobody(name: str) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("code", ERRORS_BY_CODE)
+# A host that drains is no reason to fail: its requests wait for another one.
+@pytest.mark.parametrize("code", [code for code in ERRORS_BY_CODE if code != "draining"])
 def test_every_error_of_a_host_has_the_status_of_the_table(code: str) -> None:
     def fail(item: InferItem) -> Result | Failure:
         return Failure(item.counter, item.attempt, code, "because", 2.5)
