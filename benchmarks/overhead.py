@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import paceline
+import paceline.pytorch
 from benchmarks import workloads
 from benchmarks.load import LoadSpec, run_load
 from benchmarks.report import Report
