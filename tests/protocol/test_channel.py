@@ -86,7 +86,7 @@ def wait_for(true: Any, timeout_s: float = 5.0) -> bool:
 
 
 @pytest.mark.parametrize("direction", ["to client", "to server"])
-def test_large_frame_is_viewed_where_it_was_received(channels: Channels, address: str, direction: str) -> None:
+def test_frames_behind_the_head_are_viewed_where_they_were_received(channels: Channels, address: str, direction: str) -> None:
     server, client, identity = pair(channels, address)
     large = bytes(range(256)) * 4096 * 2
     if direction == "to client":
@@ -98,8 +98,8 @@ def test_large_frame_is_viewed_where_it_was_received(channels: Channels, address
         assert wait([server], 5)
         _, parts = server.receive() or (b"", None)
     assert parts is not None
-    assert [type(part) for part in parts] == [bytes, memoryview, bytes]
-    assert parts[1] == large
+    assert [type(part) for part in parts] == [bytes, memoryview, memoryview]
+    assert (parts[1], parts[2]) == (large, b"small")
 
 
 def test_views_outlive_their_sockets(address: str) -> None:
