@@ -62,7 +62,9 @@ class App:
             if target is not None:
                 await self._infer(target, headers, receive, send)
                 return
-        await _send(self._answer(scope, headers), send)
+        answer = self._answer(scope, headers)
+        answer.close = answer.close or self._hosts.draining
+        await _send(answer, send)
 
     def _answer(self, scope: Message, headers: dict[bytes, bytes]) -> Answer:
         request_id = b""

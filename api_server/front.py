@@ -49,7 +49,8 @@ class Connection(Protocol):
 
 
 class Front:
-    """The infer route, bounds, request ids, open connections, and each second's status lines."""
+    """The infer route, bounds, request ids, open connections, and each second's status lines. `draining`: connections
+    end with their next answer."""
 
     def __init__(self, route: InferRoute, ids: RequestIds, bounds: HttpBounds) -> None:
         self.route = route
@@ -57,6 +58,7 @@ class Front:
         self.bounds = bounds
         self.now = SystemClock.now()
         self.connections: set[Connection] = set()
+        self.draining = False
         self.unsent = UnsentAnswers(bounds.answers_bytes)
         self._bodies_bytes = 0
         self._status_lines: dict[int, bytes] = {}

@@ -351,7 +351,7 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.response_complete = True
         # The connection keeps its latest cycle, perhaps for long: not the tensors with it.
         cycle.exchange, cycle.body = None, b""
-        keep = cycle.keep_alive and not answer.close
+        keep = cycle.keep_alive and not answer.close and (not self._front.draining or bool(self.pipeline))
         self._write(answer, keep)
         if keep:
             self.on_response_complete()

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.5
 DRAIN_POLL_S = 0.02
+DRAIN_LINGER_S = 0.5
 
 
 class HttpServer:
@@ -90,11 +91,15 @@ class HttpServer:
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests, finish the open ones within `grace_s`, then answer the rest with `draining`."""
-        self.hosts.draining = True
-        ends_at = SystemClock.now() + grace_s
-        while len(self.hosts) and SystemClock.now() < ends_at:
+        self.hosts.draining = self.front.draining = True
+        began_at = SystemClock.now()
+        while len(self.hosts) and SystemClock.now() < began_at + grace_s:
             await asyncio.sleep(DRAIN_POLL_S)
         self.hosts.fail_all("the server stopped before this request was answered; send it to another one")
+        # A request may be on its way on a connection that was kept alive: it is told to go elsewhere, not reset.
+        linger_s = min(DRAIN_LINGER_S, grace_s)
+        while self.front.connections and SystemClock.now() < began_at + linger_s:
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def stop(self) -> None:
         """Close the listening sockets and all connections."""

@@ -297,6 +297,8 @@ def test_what_is_only_announced_takes_nobodys_place() -> None:
             wire = await world.connect()
             wire.send(post(body, head_length=head_length))
             assert (await wire.reply()).status == 200
+            for each in slow:
+                each.close()
 
     run(scenario())
 
@@ -318,6 +320,7 @@ def test_a_body_below_the_least_rate_is_ended_with_408_and_one_above_is_not(leng
             if length == b"100000":
                 assert not fast.done()
             fast.cancel()
+            wires[1].close()
 
     run(scenario())
 
@@ -533,7 +536,59 @@ def test_a_draining_server_refuses_finishes_and_closes() -> None:
             assert (reply.headers["connection"], reply.headers["retry-after"]) == ("close", "1")
             assert await third.ended()
             hosts.pipes[0].answer([echo(hosts.pipes[0].items[0])])
-            assert (await first.reply()).status == 200
+            reply = await first.reply()
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+            assert await first.ended()
+            await asyncio.wait_for(draining, 0.3)
+
+    run(scenario())
+
+
+def test_a_draining_server_answers_what_comes_on_kept_connections_for_a_short_while() -> None:
+    async def scenario() -> None:
+        async with running() as world:
+            busy, asking, idle = [await world.connect() for _ in range(3)]
+            for wire in (busy, asking, idle):
+                wire.send(good())
+                assert (await wire.reply()).status == 200
+            began = asyncio.get_running_loop().time()
+            draining = asyncio.ensure_future(world.server.drain(10))
+            await asyncio.sleep(0.1)
+            busy.send(good())
+            reply = await busy.reply()
+            assert (reply.status, reply.json()["code"], reply.headers["connection"]) == (503, "draining", "close")
+            asking.send(b"GET /v2 HTTP/1.1\r\nHost: t\r\n\r\n")
+            reply = await asking.reply()
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+            assert await busy.ended()
+            assert await asking.ended()
+            assert not draining.done()
+            await draining
+            assert 0.4 < asyncio.get_running_loop().time() - began < 1
+
+    run(scenario())
+
+
+def test_a_drain_with_nothing_connected_is_over_at_once() -> None:
+    async def scenario() -> None:
+        async with running() as world:
+            await asyncio.wait_for(world.server.drain(10), 0.2)
+
+    run(scenario())
+
+
+def test_a_drain_serves_what_was_pipelined_before_it_closes() -> None:
+    async def scenario() -> None:
+        hosts = FakeHosts(reply=None)
+        async with running(hosts=hosts) as world:
+            wire = await world.connect()
+            wire.send(good() * 2)
+            await until(lambda: len(hosts.pipes[0].items) == 1)
+            draining = asyncio.ensure_future(world.server.drain(10))
+            await asyncio.sleep(0)
+            hosts.pipes[0].answer([echo(hosts.pipes[0].items[0])])
+            first, second = await wire.reply(), await wire.reply()
+            assert (first.status, second.status, second.headers["connection"]) == (200, 503, "close")
             await draining
 
     run(scenario())
