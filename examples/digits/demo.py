@@ -223,7 +223,7 @@ def main() -> int:
             if options.keep:
                 _stay(console, url, curl, Path(folder) / "run")
             else:
-                console.print("try it      with make demo KEEP=1, which stays up and prints this for its own port:")
+                console.print("try it      with make demo KEEP=1 (it stays up and prints its own port):")
                 console.print(f"            {curl}", soft_wrap=True, highlight=False)
     Path("demo.json").write_text(json.dumps(figures, indent=2) + "\n")
     for reason in figures["wrong"]:
