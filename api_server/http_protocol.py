@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # A body with at least this much still to come is read straight into its buffer.
 DIRECT_BODY_BYTES = 64 * 1024
+# Behind a request that runs, so many small ones are read: only who reads notices that the client hangs up.
+READ_AHEAD = 8
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REQUEST_ID = b"x-request-id: "
 _KEEP, _CLOSE = b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"
@@ -314,7 +316,9 @@ class HttpProtocol(HttpToolsProtocol):
         if first:
             self._activate(cycle)
             return
-        self.flow.pause_reading()
+        small = 0 <= length <= DIRECT_BODY_BYTES and not cycle.expects_continue
+        if not small or len(self.pipeline) >= READ_AHEAD:
+            self.flow.pause_reading()
         self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]  # a lean cycle stands in for uvicorn's
 
     def _reserve(self, nbytes: int) -> None:

@@ -458,6 +458,48 @@ def test_a_client_that_hangs_up_cancels_its_request(half_closed: bool) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("half_closed", [True, False])
+def test_a_pipelining_client_that_hangs_up_cancels_all_its_requests(half_closed: bool) -> None:
+    async def scenario() -> None:
+        hosts = FakeHosts(reply=None)
+        async with running(hosts=hosts) as world:
+            wire = await world.connect()
+            wire.send(good() * 3)
+            await until(lambda: len(hosts.pipes[0].items) == 1)
+            await asyncio.sleep(0.02)
+            if half_closed:
+                wire.writer.write_eof()
+            else:
+                wire.close()
+            await until(lambda: len(hosts.pipes[0].cancelled) == 1)
+            await asyncio.sleep(0.05)
+            assert len(world.server.hosts) == 0
+            assert len(hosts.pipes[0].items) == 1
+
+    run(scenario())
+
+
+def test_reading_ahead_of_a_running_request_is_bounded() -> None:
+    async def scenario() -> None:
+        hosts = FakeHosts(reply=None)
+        async with running(hosts=hosts) as world:
+            wire = await world.connect()
+            sent = [post(json_body() + b" " * 30_000, f"x-request-id: r{i}") for i in range(40)]
+            for request in sent:
+                wire.send(request)
+                await asyncio.sleep(0.001)
+            (connection,) = world.server.front.connections
+            assert isinstance(connection, HttpProtocol)
+            await until(lambda: connection.flow.read_paused)
+            assert len(connection.pipeline) < 30
+            hosts.pipes[0].reply = echo
+            hosts.pipes[0].answer([echo(hosts.pipes[0].items[0])])
+            replies = [await wire.reply() for _ in sent]
+            assert [reply.headers["x-request-id"] for reply in replies] == [f"r{i}" for i in range(40)]
+
+    run(scenario())
+
+
 def test_a_client_that_does_not_read_stops_being_read() -> None:
     async def scenario() -> None:
         data = bytes(400_000)
