@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+import paceline
 from paceline.config.keys import KEYS, Key
 from paceline.protocol.errors import ERRORS_BY_CODE
 
@@ -55,3 +57,12 @@ def test_the_http_page_has_every_refusal_of_http_itself() -> None:
 def test_every_local_link_leads_somewhere(document: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
         assert (document.parent / link).exists(), f"{document}: {link}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_python_block_is_python_and_uses_names_that_exist(document: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        tree = ast.parse(block)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "paceline":
+                assert hasattr(paceline, node.attr), f"{document}: paceline.{node.attr}"

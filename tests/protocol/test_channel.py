@@ -86,7 +86,9 @@ def wait_for(true: Any, timeout_s: float = 5.0) -> bool:
 
 
 @pytest.mark.parametrize("direction", ["to client", "to server"])
-def test_frames_behind_the_head_are_viewed_where_they_were_received(channels: Channels, address: str, direction: str) -> None:
+def test_frames_behind_the_head_are_viewed_where_they_were_received(
+    channels: Channels, address: str, direction: str
+) -> None:
     server, client, identity = pair(channels, address)
     large = bytes(range(256)) * 4096 * 2
     if direction == "to client":
