@@ -132,10 +132,10 @@ class HttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads slower than we answer: take nothing more from it meanwhile."""
         now = SystemClock.now()
-        self._unwritten, self._stalled_since = self.unread_bytes(), now
+        self._unwritten, self._stalled_since = self.transport.get_write_buffer_size(), now
         self.flow.pause_writing()
         self.flow.pause_reading()
-        self._front.unsent.hold(self, now)
+        self._front.unsent.hold(self, self._unwritten, now)
 
     def resume_writing(self) -> None:
         self._front.unsent.release(self)
@@ -184,11 +184,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     # UnsentAnswers' calls
 
-    def unread_bytes(self) -> int:
-        return self.transport.get_write_buffer_size()
-
     def stalled_since(self, now: float) -> float:
-        unwritten = self.unread_bytes()
+        unwritten = self.transport.get_write_buffer_size()
         if unwritten != self._unwritten:
             self._unwritten, self._stalled_since = unwritten, now
         return self._stalled_since
@@ -365,7 +362,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _write(self, answer: Answer, keep: bool) -> None:
         end = _KEEP if keep else _CLOSE
         line = self._front.status_line(answer.status)
-        self.transport.write(b"".join((line, answer.headers, _REQUEST_ID, answer.request_id, end, *answer.body)))
+        data = b"".join((line, answer.headers, _REQUEST_ID, answer.request_id, end, *answer.body))
+        self.transport.write(data)
+        if self.flow.write_paused:
+            self._front.unsent.hold(self, len(data), self._stalled_since)
 
     def on_response_complete(self) -> None:
         self._since = self._front.now

@@ -12,8 +12,6 @@ from typing import Protocol
 class Reader(Protocol):
     """A connection whose client reads slower than it is answered."""
 
-    def unread_bytes(self) -> int: ...
-
     def stalled_since(self, now: float) -> float:
         """When its client last read something, as far as is known."""
 
@@ -28,10 +26,10 @@ class UnsentAnswers:
         self._held: dict[Reader, int] = {}
         self.nbytes = 0
 
-    def hold(self, reader: Reader, now: float) -> None:
-        """`reader` is paused now. An answer is kept whole until its last byte is out, so what is held only grows."""
+    def hold(self, reader: Reader, nbytes: int, now: float) -> None:
+        """`reader` is paused and holds `nbytes`: whole answers, since each is kept until its last byte is out."""
         held = self._held.get(reader, 0)
-        size = max(held, reader.unread_bytes())
+        size = max(held, nbytes)
         self._held[reader] = size
         self.nbytes += size - held
         if self.nbytes > self._limit_bytes:
