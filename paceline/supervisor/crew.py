@@ -52,6 +52,9 @@ DUMP_S = 0.3
 AWAY_S = 1.0
 # A loop that was away this much longer than it slept cannot blame children for old beats.
 ABSENCE_S = 1.0
+# glibc raises its threshold with each large block that is freed, and keeps what lies below: after a burst of large
+# answers an API server would hold a gigabyte for good.
+_HEAP_OF_API_SERVERS = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
 
 
 class Crew:
@@ -247,7 +250,8 @@ class Crew:
 
     def _environ(self, seat: Seat) -> Mapping[str, str]:
         threads = self._spec.runner(seat.runner).threads if seat.kind == WORKER else 1
-        return {**devices.thread_variables(threads), **devices.narrow(seat.device, os.environ)}
+        heap = {} if seat.kind == WORKER else _HEAP_OF_API_SERVERS
+        return {**devices.thread_variables(threads), **devices.narrow(seat.device, os.environ), **heap}
 
     def _look(self, seat: Seat, now: float) -> None:
         if seat.occupant is None or seat.killed_for or (seat.dismissed and not seat.is_ready):
