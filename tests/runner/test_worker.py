@@ -261,7 +261,7 @@ def test_bad_request_fails_alone_in_its_batch(worker: WorkerProcess) -> None:
 
 
 def test_queued_request_that_is_cancelled_gives_its_credit_back(worker: WorkerProcess) -> None:
-    (slow,) = worker.infer(row(0.5), method="hang")
+    (slow,) = worker.infer(row(2.0), method="hang")  # long enough for the cancel to come in time on a busy machine
     worker.until(lambda: worker.slot.batch_started_ns > 0)
     (queued,) = worker.infer(row(1.0))
     worker.send(Cancel(worker.origin, (slow, queued)))
