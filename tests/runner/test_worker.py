@@ -262,7 +262,7 @@ def test_bad_request_fails_alone_in_its_batch(worker: WorkerProcess) -> None:
 
 def test_queued_request_that_is_cancelled_gives_its_credit_back(worker: WorkerProcess) -> None:
     (slow,) = worker.infer(row(2.0), method="hang")  # long enough for the cancel to come in time on a busy machine
-    worker.until(lambda: worker.slot.batch_started_ns > 0)
+    worker.until(lambda: (worker.origin, slow) in worker.slot.in_hand)
     (queued,) = worker.infer(row(1.0))
     worker.send(Cancel(worker.origin, (slow, queued)))
     done, cancelled = worker.answers([slow, queued])
@@ -273,7 +273,7 @@ def test_queued_request_that_is_cancelled_gives_its_credit_back(worker: WorkerPr
 
 def test_drain_answers_what_is_queued_and_exits_with_0(doomed: WorkerProcess) -> None:
     (slow,) = doomed.infer(row(0.3), method="hang")
-    doomed.until(lambda: doomed.slot.batch_started_ns > 0)
+    doomed.until(lambda: (doomed.origin, slow) in doomed.slot.in_hand)
     queued = doomed.infer(row(1.0), row(2.0))
     doomed.tell(Drain(10.0))
     assert all(isinstance(answer, Result) for answer in doomed.answers([slow, *queued]))
