@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import paceline
+from paceline.protocol.slot import read_slot
 from tests.e2e.harness import Load, Server, infer_body, post, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -33,13 +34,12 @@ def occupy(server: Server, seconds: float) -> asyncio.Task[tuple[int, dict[str, 
 
 async def wait_busy(server: Server) -> None:
     """Until the worker has started a batch: the slot in the run directory says so."""
-    from paceline.protocol.slot import read_slot
+    await asyncio.to_thread(wait_until, lambda: is_busy(server), 10.0, "a batch to start")
 
-    def busy() -> bool:
-        views = [read_slot(path) for path in server.run_dir.rglob("*") if path.is_file()]
-        return any(view is not None and view.in_hand for view in views)
 
-    await asyncio.to_thread(wait_until, busy, 10.0, "a batch to start")
+def is_busy(server: Server) -> bool:
+    views = [read_slot(path) for path in server.run_dir.rglob("*") if path.is_file()]
+    return any(view is not None and view.in_hand for view in views)
 
 
 def test_json_tensors_are_answered(server: Server) -> None:
@@ -114,6 +114,7 @@ def test_a_disconnect_while_queued_never_reaches_the_model(server: Server) -> No
 
 def test_a_deadline_during_a_long_batch_is_answered_on_time(server: Server) -> None:
     async def late_by() -> float:
+        await asyncio.to_thread(wait_until, lambda: not is_busy(server), 10.0, "the nap before to be over")
         nap = occupy(server, 1.0)
         await wait_busy(server)
         began = time.monotonic()
