@@ -1,4 +1,4 @@
-"""One HTTP answer as bytes: status, header lines, body parts; and the error bodies of DESIGN's table.
+"""One HTTP answer as bytes: status, header lines, body parts; and the error bodies, one form for all.
 
 Called by the infer route, the other routes and the hardened protocol; knows no socket.
 """

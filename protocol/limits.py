@@ -1,6 +1,6 @@
 """Every bound of the system, with its name and default: counts AND bytes.
 
-Readers of bytes check these before they allocate; the config may lower or raise those that DESIGN.md calls
+Readers of bytes check these before they allocate; the config may lower or raise those that it calls
 settings, and passes them on in the ServeSpec. Called by every room; knows nothing of any.
 """
 

@@ -1,4 +1,4 @@
-"""The layout of DESIGN's section 1: four rooms at the root, links, and a wheel that holds everything once."""
+"""The layout: four rooms at the root, links, and a wheel that holds everything once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error tree: complete in both directions, as its docstring draws it and DESIGN's table says."""
+"""The error tree: complete in both directions, as its docstring draws it and the HTTP page says."""
 
 from __future__ import annotations
 
