@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from benchmarks.simulate.contenders import CONTENDERS
+from benchmarks.simulate.contenders import CONTENDERS, contender
 from benchmarks.simulate.latency import RESNET, exact
 from benchmarks.simulate.policy import Decision, Queue, Setting
 
@@ -105,8 +108,6 @@ def test_routers_deal_out_on_arrival(name: str, expected: list[list[int]]) -> No
 
 
 def test_a_policy_plugs_in_by_its_name() -> None:
-    from benchmarks.simulate.contenders import contender
-
     setting = Setting(RESNET.table(), 0.1)
     outcome = contender(f"{__name__}:Pairs")(setting, [0.0, 0.001, 0.002, 0.003], exact(setting.table))
     assert [len(batch.requests) for batch in outcome.batches] == [2, 2]
@@ -120,3 +121,9 @@ class Pairs:
 
     def decide(self, queue: Queue, now: float) -> Decision:
         return Decision(0, 2 if queue.tail - queue.head >= 2 else 0)
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    readme = (Path(__file__).parents[3] / "benchmarks" / "simulate" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
