@@ -29,6 +29,7 @@ from paceline.protocol.tcp import split_tcp
 from paceline.protocol.tensor import Buffer
 
 _REFUSED = (errno.EAGAIN, errno.EHOSTUNREACH)
+_SETTLE_S = 0.02
 _RECEIVE_BURST = 64
 _DROPPED_MAX = 1024
 
@@ -216,6 +217,10 @@ class ServerSocket(_Socket):
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
         """Hand `parts` to ZeroMQ for `peer`; False if its pipe is full or it is not connected."""
         return self._send_parts([peer, *parts])
+
+    def settle(self) -> None:
+        """Give ZeroMQ's own thread time to send what it was handed: before something that may end this process."""
+        wait((), _SETTLE_S)
 
 
 class RemoteServerSocket(ServerSocket):

@@ -34,6 +34,9 @@ class Crossing:
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> bool:
         return (self._remote if is_remote(peer) else self._local).send(peer, parts)
 
+    def settle(self) -> None:
+        self._local.settle()
+
 
 def open_remote(channels: Channels, serve: ServeSpec, runner: str, index: int) -> RemoteServerSocket | None:
     """The socket of this worker for other machines, None if the server has none.

@@ -28,6 +28,7 @@ class FakePort:
         self.inbound: list[tuple[bytes, list[Buffer]]] = []
         self.sent: list[tuple[bytes, list[Buffer]]] = []
         self.deaf: set[bytes] = set()
+        self.settled_after: list[int] = []
         self.while_sending: Callable[[], None] = lambda: None
 
     def drain(self) -> Iterator[tuple[bytes, list[Buffer]]]:
@@ -40,6 +41,9 @@ class FakePort:
         self.while_sending()
         self.sent.append((peer, list(parts)))
         return True
+
+    def settle(self) -> None:
+        self.settled_after.append(len(self.sent))
 
     def answers(self) -> list[Answers]:
         return [message for message in self._decoded() if isinstance(message, Answers)]

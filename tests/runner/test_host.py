@@ -517,3 +517,16 @@ def test_request_from_another_machine_has_no_more_time_than_the_server_grants() 
     bench.send(*as_sent([bench.item(1, deadline_s=1e6)], bench.clock.now_ns()), origin=REMOTE)
     bench.settle()
     assert [failure.code for failure in bench.port.answers()[0].failures] == ["infeasible_now"]
+
+
+def test_answers_leave_the_process_before_a_suspect_runs() -> None:
+    bench = Bench()
+    bench.send(bench.item(1))
+    bench.settle()
+    assert bench.port.settled_after == []
+    answered = len(bench.port.answers())
+    bench.send(bench.item(2, starts=1))
+    bench.settle()
+    assert 2 in bench.results()
+    assert len(bench.port.settled_after) == 1
+    assert bench.port.settled_after[0] >= answered == 1
