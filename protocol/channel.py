@@ -309,10 +309,16 @@ class AsyncSocket:
         return sent
 
     def deliver(self) -> None:
-        """Deliver what has arrived, all of it and now: the peer is gone, and the socket is about to be closed."""
-        if not self._closed:
+        """Deliver what has arrived, all of it and now: the peer is gone, and the socket is about to be closed.
+
+        What the peer had sent may still be on its way through ZeroMQ's own thread: the loop stands still until nothing
+        has come for 20 ms. Rare, and an answer that is lost here costs its request a start.
+        """
+        while not self._closed:
             for parts in self._socket.drain(limits.SOCKET_HWM):
                 self._on_message(parts)
+            if self._closed or not wait((self._socket,), _SETTLE_S):
+                return
 
     def close(self) -> None:
         if not self._closed:

@@ -324,7 +324,7 @@ def test_what_had_arrived_is_delivered_at_once_though_the_peer_is_gone(address: 
             wait([], 0.1)
             socket = AsyncSocket(client, asyncio.get_running_loop(), lambda parts: got.append(bytes(parts[0])))
             ends = SystemClock.now() + 5
-            while len(got) < 200 and SystemClock.now() < ends:  # ZeroMQ's own thread may still be reading
+            while len(got) < 200 and SystemClock.now() < ends:  # on a busy machine one look may come too early
                 socket.deliver()
             assert got == [b"%d" % number for number in range(200)]
             socket.close()
