@@ -56,12 +56,14 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class _Host:
-    """A host's window: `owed` is everything sent to it that it has not answered."""
+    """A host's window: `owed` is everything sent to it that it has not answered. `suspect`: the last request that it
+    got after a start elsewhere, answered or not."""
 
     incarnation: bytes
     runner: str
     nbytes: int = 0
     owed: dict[int, Entry] = field(default_factory=dict)
+    suspect: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -120,21 +122,21 @@ class Ledger:
         return entry
 
     def take(self, runner: str) -> list[tuple[bytes, list[InferItem]]]:
-        """What may be sent now: (host incarnation, items in order of arrival) per host with room, hosts in turn."""
+        """What may be sent now: (host incarnation, items in order of arrival) per host with room, hosts in turn.
+
+        Requests that were started before, and whose worker died, go to a host one at a time: the next one may kill it
+        too, and by then the answer of the one before is here, not lost inside a dead process with its last start.
+        """
         state = self._runners[runner]
         sent: dict[bytes, list[InferItem]] = {}
-        for waiting in (state.again, state.pending):
-            while waiting:
-                entry = next(iter(waiting.values()))
-                host = self._next_host(state, entry.nbytes)
-                if host is None:
-                    return list(sent.items())
-                del waiting[entry.item.counter]
-                state.pending_bytes -= entry.nbytes
-                entry.host = host.incarnation
-                host.nbytes += entry.nbytes
-                host.owed[entry.item.counter] = entry
-                sent.setdefault(host.incarnation, []).append(entry.item)
+        for entry in list(state.again.values()):
+            if entry.item.starts and all(host.suspect in host.owed for host in state.hosts):
+                continue
+            if not self._hand_over(state, state.again, entry, sent):
+                return list(sent.items())
+        while state.pending:
+            if not self._hand_over(state, state.pending, next(iter(state.pending.values())), sent):
+                break
         return list(sent.items())
 
     def unsent(self, incarnation: bytes, items: Iterable[InferItem]) -> None:
@@ -296,11 +298,31 @@ class Ledger:
             state.pending_bytes += entry.nbytes
         state.again = OrderedDict(sorted(state.again.items()))
 
-    def _next_host(self, state: _Runner, nbytes: int) -> _Host | None:
+    def _hand_over(
+        self, state: _Runner, waiting: dict[int, Entry], entry: Entry, sent: dict[bytes, list[InferItem]]
+    ) -> bool:
+        """Move `entry` from `waiting` to a host and into `sent`; False if none has room for it."""
+        host = self._next_host(state, entry)
+        if host is None:
+            return False
+        counter = entry.item.counter
+        del waiting[counter]
+        state.pending_bytes -= entry.nbytes
+        entry.host = host.incarnation
+        host.nbytes += entry.nbytes
+        host.owed[counter] = entry
+        if entry.item.starts:
+            host.suspect = counter
+        sent.setdefault(host.incarnation, []).append(entry.item)
+        return True
+
+    def _next_host(self, state: _Runner, entry: Entry) -> _Host | None:
         bounds = self._bounds
         for step in range(len(state.hosts)):
             host = state.hosts[(state.turn + step) % len(state.hosts)]
-            fits = host.nbytes + nbytes <= bounds.window_bytes or not host.owed
+            fits = host.nbytes + entry.nbytes <= bounds.window_bytes or not host.owed
+            if entry.item.starts and host.suspect in host.owed:
+                continue
             if fits and len(host.owed) < bounds.window_requests:
                 state.turn = (state.turn + step + 1) % len(state.hosts)
                 return host

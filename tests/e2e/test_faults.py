@@ -115,16 +115,11 @@ def test_a_poison_request_takes_no_neighbour_with_it(serve: Callable[..., Server
         await nap
         return list(answers)
 
-    # An answer that dies inside the killed process has cost its start; a busy machine may make that happen once.
-    tries = 0
-    answers: list[tuple[int, dict[str, object]]] = []
-    while tries < 3 and [status for status, _ in answers] != [200, 200, 503, 200, 200]:
-        tries += 1
-        answers = asyncio.run(run())
+    answers = asyncio.run(run())
     assert [status for status, _ in answers] == [200, 200, 503, 200, 200]
     assert answers[2][1]["code"] == "worker_lost"
     worker = next(process for process in server.status()["processes"] if process["kind"] == "worker")
-    assert worker["restarts"] <= 2 * tries
+    assert worker["restarts"] <= 2
 
 
 def test_a_paused_worker_refuses_promptly_in_bounded_memory_and_is_replaced(

@@ -224,6 +224,23 @@ def test_started_request_is_resent_once_and_then_lost(started: frozenset[int] | 
     assert len(made) == 0
 
 
+def test_suspects_go_one_at_a_time_and_hold_nobody_else_up() -> None:
+    made = ledger(A)
+    submit(made, 1, 2, 3, 4)
+    made.take("net")
+    made.host_down(A, frozenset({1, 2, 3}), NOW)
+    made.host_up("net", B)
+    submit(made, 5)
+    assert taken(made) == [(B, [1, 4, 5])]
+    assert taken(made) == []
+    made.settle(B, 1, 1)
+    assert taken(made) == [(B, [2])]
+    made.settle(B, 4, 1)
+    assert taken(made) == []
+    made.settle(B, 2, 1)
+    assert taken(made) == [(B, [3])]
+
+
 @pytest.mark.parametrize("started", [frozenset([1]), None])
 def test_request_that_must_not_run_twice_is_never_resent_after_a_start(started: frozenset[int] | None) -> None:
     made = ledger(A, B)

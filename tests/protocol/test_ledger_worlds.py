@@ -39,6 +39,7 @@ class World:
         self.holds: dict[bytes, list[InferItem]] = {}
         self.old_answers: list[tuple[bytes, int, int]] = []
         self.submitted: dict[int, Entry] = {}
+        self.starts_told: dict[int, int] = {}
         self.closed: Counter[int] = Counter()
         self.starts: Counter[int] = Counter()
         self.sent_last: dict[str, int] = {"net": -1, "add": -1}
@@ -80,6 +81,7 @@ class World:
     def take(self) -> None:
         runner = self.random.choice(["net", "add"])
         waiting_before = self.waiting(runner)
+        self.starts_told = {counter: self.submitted[counter].item.starts for counter in waiting_before}
         sent: list[int] = []
         for host, items in self.ledger.take(runner):
             assert self.hosts[host] == runner, "sent to a host that is not up"
@@ -91,8 +93,12 @@ class World:
                 self.ledger.unsent(host, items)
             else:
                 self.holds[host] += items
-        # Resends first, each in order of arrival: what was sent is a prefix of what waited.
-        assert set(sent) == set(waiting_before[: len(sent)]), "not first in, first out"
+        # Resends first, each in order of arrival: what was sent is a prefix of what waited. Suspects, which go one at a
+        # time, are a line of their own.
+        for suspect in (False, True):
+            line = [counter for counter in waiting_before if (self.starts_told[counter] > 0) is suspect]
+            left = {counter for counter in sent if (self.starts_told[counter] > 0) is suspect}
+            assert left == set(line[: len(left)]), "not first in, first out"
 
     def waiting(self, runner: str) -> list[int]:
         state = self.ledger._runners[runner]
@@ -213,6 +219,7 @@ class World:
                 assert entry.item.starts < self.bounds.starts_max
         for host in self.ledger._hosts.values():
             assert len(host.owed) <= self.bounds.window_requests
+            assert sum(entry.item.starts > 0 for entry in host.owed.values()) <= 1, "two suspects at one host"
             assert host.nbytes == sum(entry.nbytes for entry in host.owed.values())
             assert host.nbytes <= self.bounds.window_bytes or len(host.owed) == 1
             assert sorted(host.owed) == sorted(request.counter for request in self.holds[host.incarnation])
