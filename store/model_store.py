@@ -49,6 +49,7 @@ from paceline.store.tags import Tag, check_name, is_name, is_version, parse_tag
 
 logger = logging.getLogger(__name__)
 
+_NAMES_SHOWN = 8
 SWEEP_AGE_S = 3600.0
 _PUBLISH_TRIES_MAX = 1000
 _FIND_TRIES_MAX = 100
@@ -239,9 +240,12 @@ class ModelStore:
         versions = self.versions(tag.name)
         if not versions:
             names = self.names()
-            hint = did_you_mean(tag.name, names) or (
-                "" if names else " The store is empty: save a model first, e.g. with paceline.pytorch.save()."
-            )
+            hint = did_you_mean(tag.name, names)
+            if not names:
+                hint = " The store is empty: save a model first, e.g. with paceline.pytorch.save()."
+            elif not hint:
+                shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+                hint = f" It holds {shown}; save the model first, or choose one of these."
             raise ModelNotFound(f'model "{tag.name}" is not in the store.{hint}')
         if tag.alias is not None:
             raise VersionNotFound(f'model "{tag.name}" has no alias "{tag.alias}"; {_shown(versions)}')

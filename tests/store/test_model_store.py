@@ -118,6 +118,12 @@ def test_an_unknown_model_names_the_nearest(store: ModelStore) -> None:
         store.get("my_modle")
 
 
+def test_an_unknown_model_unlike_any_lists_what_is_there(store: ModelStore) -> None:
+    save(store, "digits")
+    with pytest.raises(ModelNotFound, match="It holds digits; save the model first, or choose one of these"):
+        store.get("zzz")
+
+
 def test_an_empty_store_says_how_to_fill_it(store: ModelStore) -> None:
     with pytest.raises(ModelNotFound, match="The store is empty: save a model first"):
         store.get("net")
