@@ -1,15 +1,20 @@
 """What a dispatcher publishes of its state, for those who decide whether to send it a request at all."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from heapq import nlargest
+from itertools import islice
 
 from paceline.runner.dispatcher.backlog import Backlog, KeyState
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.fleet import Fleet
+from paceline.runner.dispatcher.queue import Lane
 from paceline.runner.dispatcher.table_book import TableBook
 
 RATE_KEYS_MAX = 16  # the drain rate is that of the keys with most rows: a queue of a thousand keys must not cost more
+KEYS_SEEN_MAX = 512  # and those are looked for among so many that wait, for the same reason
+BACKLOG_POINTS = 8
+SAMPLES_MAX = 64  # of the queue, to find these points
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,13 @@ class KeyForecast:
 class Forecast:
     """The state at the time `at`. `rows_queued`: all rows that wait for a worker. `drain_rate`: rows per second of all
     workers together for the mix that waits, 0.0 = unknown. `keys`: the keys that wait, or the last one that did, as
-    many as were asked for."""
+    many as were asked for.
+
+    `backlog`: who goes before whom, over all keys, as up to 8 points (priority, deadline, rows), most urgent first:
+    `rows` of what waits are at least as urgent as this priority and deadline. The last point counts all that waits;
+    nothing waits = no points. A request that sorts between two points waits for the rows of the one before it (0 if it
+    sorts before all) for certain, and at most for those of the one after it. Exact for one key of equal rows, else
+    rounded: the rows of a request are taken to be its class's mean."""
 
     at: float
     workers: tuple[WorkerForecast, ...]
@@ -50,6 +61,7 @@ class Forecast:
     rows_queued_max: int
     drain_rate: float
     keys: tuple[KeyForecast, ...]
+    backlog: tuple[tuple[int, float, int], ...] = ()
 
 
 def read_forecast(
@@ -68,11 +80,11 @@ def read_forecast(
     )
     keys = tuple(
         _key_forecast(state, profile, backlog.cap(state.key, config.max_batch_size, now), tables)
-        for state in _largest(backlog, keys_max)
+        for state in (backlog.states() if keys_max is None else _largest(backlog, keys_max))
         for profile in fleet.profiles
     )
     rate = drain_rate(backlog, fleet, tables, config)
-    return Forecast(now, workers, backlog.rows, config.queue_rows_max, rate, keys)
+    return Forecast(now, workers, backlog.rows, config.queue_rows_max, rate, keys, _backlog_points(backlog))
 
 
 def drain_rate(backlog: Backlog, fleet: Fleet, tables: TableBook, config: DispatcherConfig) -> float:
@@ -85,12 +97,37 @@ def drain_rate(backlog: Backlog, fleet: Fleet, tables: TableBook, config: Dispat
     return sum(rates[worker.profile] for worker in fleet if not worker.draining)
 
 
-def _largest(backlog: Backlog, keys_max: int | None) -> list[KeyState]:
-    """The `keys_max` keys with most rows, all if there are no more or None."""
-    states = backlog.states()
-    if keys_max is None or len(states) <= keys_max:
-        return states
-    return nlargest(keys_max, states, key=_rows)
+def _backlog_points(backlog: Backlog) -> tuple[tuple[int, float, int], ...]:
+    """A few requests of each class and key stand for those before them: neither lanes nor keys are walked."""
+    lanes = [lane for state in _largest(backlog, RATE_KEYS_MAX) for lane in state.queue.lanes]
+    lanes = lanes[:: 1 + len(lanes) // SAMPLES_MAX]
+    each = min(BACKLOG_POINTS, 1 + SAMPLES_MAX // max(1, len(lanes)))
+    samples = sorted([sample for lane in lanes for sample in _samples(lane, each)])
+    scale = backlog.rows / max(1, sum([lane.rows for lane in lanes]))  # what was not looked at is taken to be like this
+    points: list[tuple[int, float, int]] = []
+    rows, step = 0.0, backlog.rows / BACKLOG_POINTS
+    for number, (priority, deadline, share) in enumerate(samples, start=1):
+        rows += share * scale
+        if rows + 0.5 >= step * (len(points) + 1) or number == len(samples):
+            points.append((priority, deadline, round(rows)))
+    return tuple(points)
+
+
+def _samples(lane: Lane, count: int) -> Iterator[tuple[int, float, float]]:
+    """(priority, deadline, rows from the sample before to this one), the last of the lane among them."""
+    entries = lane.entries
+    before, rows_each = 0, lane.rows / len(entries)
+    for number in range(1, count + 1):
+        end = len(entries) * number // count
+        if end > before:
+            yield lane.priority, entries[end - 1].deadline, (end - before) * rows_each
+            before = end
+
+
+def _largest(backlog: Backlog, keys_max: int) -> list[KeyState]:
+    """The `keys_max` keys with most rows, of those that have waited longest; the last that waited if none does."""
+    states = list(islice(backlog.waiting.values(), KEYS_SEEN_MAX)) or backlog.states()
+    return states if len(states) <= keys_max else nlargest(keys_max, states, key=_rows)
 
 
 def _rows(state: KeyState) -> int:
