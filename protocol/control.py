@@ -36,7 +36,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A peer's first message: `kind` is "api_server", "worker" or "client"; `incarnation` is its fresh identity."""
+    """A peer's first message: `kind` is "api_server", "broker", "worker" or "client"; `incarnation` is its own."""
 
     kind: str
     runner: str
@@ -48,7 +48,7 @@ class Hello:
 @dataclass(frozen=True, slots=True)
 class ChildState:
     """A child's own word on its state. READY of a worker carries the address of its data socket and its device, and if
-    it listens for other machines, `remote_address`."""
+    it listens for other machines, `remote_address`; that of a broker also the address where its workers join."""
 
     incarnation: bytes
     state: str
@@ -56,6 +56,7 @@ class ChildState:
     address: str = ""
     device: str = ""
     remote_address: str = ""
+    pool_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,14 @@ class Host:
 @dataclass(frozen=True, slots=True)
 class LostHost:
     """A host that died. `started`: the last (origin, counter) pairs that it had begun, answered ones too; `known` is
-    False where that could not be told, and all its requests may have started."""
+    False where that could not be told, and all its requests may have started. `suspects`: whether what it had started
+    may have killed it; False for a broker, which runs no model."""
 
     runner: str
     incarnation: bytes
     reason: str
     known: bool
+    suspects: bool
     started: tuple[tuple[bytes, int], ...]
 
 

@@ -15,7 +15,7 @@ from paceline.protocol.errors import ProtocolError
 from paceline.protocol.limits import HEAD_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_FRAMES_MAX
 from paceline.protocol.tensor import Buffer
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 Frames: TypeAlias = Sequence[Buffer]
 

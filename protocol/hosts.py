@@ -157,10 +157,12 @@ class Hosts:
             counter,
             0,
             0,
+            False,
             now_ns,
             deadline_ns,
             priority,
             rows,
+            0,
             method.name,
             key,
             request_id,
@@ -218,7 +220,7 @@ class Hosts:
             self._host_seen(host)
         present = {host.incarnation for host in topology.hosts}
         for incarnation in [known for known in self._peers if known not in present]:
-            self._drop(incarnation, None)
+            self._drop(incarnation, None, True)
         self.failed = {failed.runner: failed.reason for failed in topology.failed}
         for runner, reason in self.failed.items():
             for entry, error in self._ledger.runner_failed(runner, reason):
@@ -242,15 +244,15 @@ class Hosts:
     def _host_lost(self, lost: LostHost) -> None:
         if lost.incarnation in self._peers:
             started = frozenset(counter for origin, counter in lost.started if origin == self._origin)
-            self._drop(lost.incarnation, started if lost.known else None)
+            self._drop(lost.incarnation, started if lost.known else None, lost.suspects)
             logger.warning("host lost", extra={"runner": lost.runner, "host": lost.incarnation.hex()})
 
-    def _drop(self, incarnation: bytes, started: frozenset[int] | None) -> None:
+    def _drop(self, incarnation: bytes, started: frozenset[int] | None, suspects: bool) -> None:
         # What it answered before it died is done, and must not be run again.
         self._peers[incarnation].pipe.deliver()
         peer = self._peers.pop(incarnation)
         peer.pipe.close()
-        for entry, error in self._ledger.host_down(incarnation, started, self._now()):
+        for entry, error in self._ledger.host_down(incarnation, started, self._now(), suspects):
             self._fail(entry, error)
 
     def _flush_soon(self) -> None:

@@ -57,7 +57,7 @@ class Entry:
 @dataclass(slots=True, eq=False)
 class _Host:
     """A host's window: `owed` is everything sent to it that it has not answered. `suspect`: the last request that it
-    got after a start elsewhere, answered or not."""
+    got that may have killed another one, answered or not."""
 
     incarnation: bytes
     runner: str
@@ -124,13 +124,13 @@ class Ledger:
     def take(self, runner: str) -> list[tuple[bytes, list[InferItem]]]:
         """What may be sent now: (host incarnation, items in order of arrival) per host with room, hosts in turn.
 
-        Requests that were started before, and whose worker died, go to a host one at a time: the next one may kill it
+        Suspects, which were started before and whose worker died, go to a host one at a time: the next one may kill it
         too, and by then the answer of the one before is here, not lost inside a dead process with its last start.
         """
         state = self._runners[runner]
         sent: dict[bytes, list[InferItem]] = {}
         for entry in list(state.again.values()):
-            if entry.item.starts and all(host.suspect in host.owed for host in state.hosts):
+            if entry.item.suspect and all(host.suspect in host.owed for host in state.hosts):
                 continue
             if not self._hand_over(state, state.again, entry, sent):
                 return list(sent.items())
@@ -199,11 +199,12 @@ class Ledger:
             state.failed = ""
 
     def host_down(
-        self, incarnation: bytes, started: frozenset[int] | None, now: float
+        self, incarnation: bytes, started: frozenset[int] | None, now: float, suspects: bool = True
     ) -> list[tuple[Entry, RequestError]]:
         """A host died. Its requests wait again, in front; those out of starts or time are closed and returned.
 
         `started`: counters of this origin that the host had begun, answered ones too; None = any may have started.
+        `suspects`: whether one of them may have been its death; False for a broker, which runs no model.
         """
         host = self._hosts.pop(incarnation, None)
         if host is None:
@@ -216,7 +217,7 @@ class Ledger:
         for counter, entry in host.owed.items():
             if entry.closed:
                 continue
-            error = self._reopen(entry, started is None or counter in started, now)
+            error = self._reopen(entry, started is None or counter in started, suspects, now)
             if error is None:
                 again.append(entry)
             else:
@@ -249,7 +250,7 @@ class Ledger:
             host.nbytes -= entry.nbytes
             if entry.closed:
                 continue
-            error = self._reopen(entry, False, now)
+            error = self._reopen(entry, False, False, now)
             if error is None:
                 again.append(entry)
             else:
@@ -272,7 +273,7 @@ class Ledger:
         """Requests of `runner` that wait for a place in a window."""
         return len(self._runners[runner].pending) + len(self._runners[runner].again)
 
-    def _reopen(self, entry: Entry, started: bool, now: float) -> RequestError | None:
+    def _reopen(self, entry: Entry, started: bool, suspects: bool, now: float) -> RequestError | None:
         """Make `entry`, whose host died or leaves, ready for another attempt; or the error that ends it."""
         item = entry.item
         starts = item.starts + started
@@ -286,7 +287,8 @@ class Ledger:
         failed = self._runners[entry.runner].failed
         if failed:
             return NoWorker(f"runner {entry.runner!r} has no worker: {failed}")
-        entry.item = replace(item, attempt=item.attempt + 1, starts=starts)
+        suspect = item.suspect or (started and suspects)
+        entry.item = replace(item, attempt=item.attempt + 1, starts=starts, suspect=suspect)
         return None
 
     def _wait_again(self, state: _Runner, entries: list[Entry]) -> None:
@@ -311,7 +313,7 @@ class Ledger:
         entry.host = host.incarnation
         host.nbytes += entry.nbytes
         host.owed[counter] = entry
-        if entry.item.starts:
+        if entry.item.suspect:
             host.suspect = counter
         sent.setdefault(host.incarnation, []).append(entry.item)
         return True
@@ -321,7 +323,7 @@ class Ledger:
         for step in range(len(state.hosts)):
             host = state.hosts[(state.turn + step) % len(state.hosts)]
             fits = host.nbytes + entry.nbytes <= bounds.window_bytes or not host.owed
-            if entry.item.starts and host.suspect in host.owed:
+            if entry.item.suspect and host.suspect in host.owed:
                 continue
             if fits and len(host.owed) < bounds.window_requests:
                 state.turn = (state.turn + step + 1) % len(state.hosts)

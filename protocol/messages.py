@@ -45,17 +45,20 @@ class InferItem:
     """One request on its way to a worker.
 
     `counter` is unique within its origin; with `attempt` it fences answers. `starts` counts hand-overs to a worker
-    process so far. Times are CLOCK_MONOTONIC nanoseconds of this host. `packed` is the pair (args tuple, kwargs dict)
-    as tree.py packs it; its large buffers are `frames`. `key` and `rows` are what `signature.measure` said.
+    process so far; `suspect`: one of them may have killed its worker. Times are CLOCK_MONOTONIC nanoseconds of this
+    host. `packed` is the pair (args tuple, kwargs dict) as tree.py packs it; its large buffers are `frames`. `key`,
+    `rows` and `length` (of the padded dim, rounded up; 0 = none) are what `signature.measure` said.
     """
 
     counter: int
     attempt: int
     starts: int
+    suspect: bool
     arrival_ns: int
     deadline_ns: int
     priority: int
     rows: int
+    length: int
     method: str
     key: bytes
     request_id: str
@@ -186,7 +189,7 @@ def decode(parts: Frames) -> Message:
     return decoder(fields, frames)
 
 
-_ITEM_TYPES = [int, int, int, int, int, int, int, str, bytes, str, str]
+_ITEM_TYPES = [int, int, int, bool, int, int, int, int, int, str, bytes, str, str]
 _RESULT_TYPES = [int, int, int, int, int]
 
 
@@ -199,10 +202,12 @@ def _encode_infer(message: Infer) -> list[Buffer]:
                 i.counter,
                 i.attempt,
                 i.starts,
+                i.suspect,
                 i.arrival_ns,
                 i.deadline_ns,
                 i.priority,
                 i.rows,
+                i.length,
                 i.method,
                 i.key,
                 i.request_id,
@@ -221,17 +226,19 @@ def _decode_infer(fields: list[Any], frames: Frames) -> Infer:
     items = []
     at = 0
     for row in rows:
-        if type(row) is not list or len(row) != 13 or list(map(type, row[:11])) != _ITEM_TYPES:
-            raise ProtocolError("Infer has an item that is not the 13 fields of a request")
-        count = _frame_count(row[12], at, frames)
-        if row[6] < 1 or min(row[:5]) < 0:
-            raise ProtocolError("Infer has an item with rows < 1 or a negative id, attempt, start count or time")
-        if len(row[8]) > KEY_BYTES_MAX or max(len(row[7]), len(row[9]), len(row[10])) > ID_CHARS_MAX:
+        if type(row) is not list or len(row) != 15 or list(map(type, row[:13])) != _ITEM_TYPES:
+            raise ProtocolError("Infer has an item that is not the 15 fields of a request")
+        count = _frame_count(row[14], at, frames)
+        if row[7] < 1 or row[8] < 0 or min(row[:6]) < 0:
+            raise ProtocolError(
+                "Infer has an item with rows < 1 or a negative id, attempt, start count, time or length"
+            )
+        if len(row[10]) > KEY_BYTES_MAX or max(len(row[9]), len(row[11]), len(row[12])) > ID_CHARS_MAX:
             raise ProtocolError(
                 f"Infer has an item with a key over {KEY_BYTES_MAX} bytes, or a method, request id or traceparent over "
                 f"{ID_CHARS_MAX} characters"
             )
-        row[12] = tuple(frames[at : at + count])
+        row[14] = tuple(frames[at : at + count])
         items.append(InferItem(*row))
         at += count
     _all_used(at, frames)

@@ -25,7 +25,9 @@ class RunnerSpec:
     """One runner: which stored version it serves, its methods, and how it may run.
 
     `digest` is the version's sha256; `threads` the torch threads of each worker; `devices` one entry per worker, or one
-    for all. Times in milliseconds as in the config; None = off or learned.
+    for all. `buckets`: batch rows are padded up to the next of these, empty = not at all. `latency_table`: (rows,
+    milliseconds) of one batch where they are known, empty = learned. Times in milliseconds as in the config; None = off
+    or learned.
     """
 
     name: str
@@ -43,6 +45,8 @@ class RunnerSpec:
     queue_timeout_ms: float | None = None
     execution_timeout_ms: float | None = None
     dispatch: str = "worker"
+    buckets: tuple[int, ...] = ()
+    latency_table: tuple[tuple[int, float], ...] = ()
     trust: bool = False
     aliases: tuple[str, ...] = ()
 
@@ -171,6 +175,12 @@ def _serve(plain: object) -> ServeSpec:
     return serve
 
 
+def _point(item: object) -> tuple[int, float]:
+    if type(item) is list and len(item) == 2 and type(item[0]) is int and type(item[1]) in (int, float):
+        return (item[0], float(item[1]))
+    raise ProtocolError("latency_table has a point that is not (rows, milliseconds)")
+
+
 def _method(plain: object) -> MethodSpec:
     if not isinstance(plain, dict):
         raise ProtocolError(f"method spec is {type(plain).__name__}, expected a map")
@@ -186,4 +196,5 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "HttpSpec": partial(_build, HttpSpec),
     "NativeSpec": partial(_build, NativeSpec),
     "MethodSpec": _method,
+    "tuple[int, float]": _point,
 }

@@ -222,8 +222,8 @@ class Host:
         """Run one batch and send its answers."""
         keys = cast("tuple[RequestKey, ...]", batch.request_ids)
         members = self.intake.inbox.start(keys)
-        if members[0].item.starts:
-            # A suspect: it may kill this process, and answers still inside it would be lost, their starts used up.
+        if members[0].item.suspect:
+            # It may kill this process, and answers still inside it would be lost, their starts used up.
             self._port.settle()
         began_ns = self._clock.now_ns()
         self._hand.begin(batch.batch_id, list(keys), began_ns)

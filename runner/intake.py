@@ -151,9 +151,10 @@ class Intake:
             deadline=item.deadline_ns / 1e9,
             priority=item.priority,
             arrived_at=item.arrival_ns / 1e9,
-            batch_limit=1 if item.starts else terms.batch_limit,
+            batch_limit=1 if item.suspect else terms.batch_limit,
             starts=item.starts,
             starts_max=terms.starts_max,
+            length=item.length,
         )
 
     def _cancel(self, message: Cancel, events: list[Event]) -> None:

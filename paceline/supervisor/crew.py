@@ -304,7 +304,7 @@ class Crew:
             self.picture.remove(occupant.incarnation)
             return
         known = remains.in_hand is not None
-        self.picture.lose(LostHost(seat.runner, occupant.incarnation, death.reason, known, remains.started))
+        self.picture.lose(LostHost(seat.runner, occupant.incarnation, death.reason, known, True, remains.started))
         self._publish()
         seat.last_death = death.reason
         if seat.killed_for == STOPPED_WITH_SERVER:

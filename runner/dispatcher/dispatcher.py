@@ -183,7 +183,8 @@ class Dispatcher:
             if starts >= self._starts_max(request) or waiting.deadline <= now:
                 self._reject(request.request_id, RejectReason.WORKER_LOST)
             else:
-                self._enqueue(waiting._replace(starts=starts))
+                suspect = waiting.suspect or may_have_started
+                self._enqueue(waiting._replace(starts=starts, suspect=suspect))
 
     def _enqueue(self, waiting: Waiting) -> KeyState:
         self._live[waiting.request.request_id] = waiting

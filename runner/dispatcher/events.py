@@ -26,7 +26,7 @@ class Arrived:
     arrived_at: float | None = None  # when it reached the API server; None = now
     length: int = 0  # extent of the padded dimension
     batch_limit: int | None = None  # most rows of a batch it may be in; 1 = runs alone
-    starts: int = 0  # times it was handed to a worker before; a request with starts > 0 runs alone
+    starts: int = 0  # times it was handed to a worker before
     starts_max: int | None = None  # None = as configured
 
 

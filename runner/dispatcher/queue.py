@@ -19,11 +19,12 @@ class Waiting(NamedTuple):
     number: int
     request: Arrived
     starts: int
+    suspect: bool = False  # a worker may have died of it
 
     @property
     def runs_alone(self) -> bool:
         """Not batchable, or suspected of having killed a worker: then it must not take neighbours down."""
-        return self.starts > 0 or self.request.batch_limit == 1
+        return self.suspect or self.request.batch_limit == 1
 
 
 class Lane:

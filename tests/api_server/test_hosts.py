@@ -203,7 +203,7 @@ def test_a_lost_hosts_requests_go_to_the_next_with_their_starts_counted() -> Non
     started, _ = world.submit()
     world.submit()
     world.loop.tick()
-    lost = LostHost("net", HOST, "signal 9", True, ((ORIGIN, started), (b"\x01" + b"x" * 15, 2)))
+    lost = LostHost("net", HOST, "signal 9", True, True, ((ORIGIN, started), (b"\x01" + b"x" * 15, 2)))
     world.hosts.apply(topology(2, up(OTHER_HOST), lost=(lost,)))
     world.loop.tick()
     first, second = world.fake.pipes
@@ -218,7 +218,7 @@ def test_what_had_arrived_from_a_host_that_died_is_an_answer_and_not_run_again()
     _, waiting = world.submit()
     world.loop.tick()
     pipe.arrived = [echo(pipe.items[0])]
-    lost = LostHost("net", HOST, "signal 9", True, ((ORIGIN, answered),))
+    lost = LostHost("net", HOST, "signal 9", True, True, ((ORIGIN, answered),))
     world.hosts.apply(topology(2, up(OTHER_HOST), lost=(lost,)))
     world.loop.tick()
     assert [type(answer) for answer in done.answers] == [Result]
@@ -231,9 +231,9 @@ def test_a_request_that_was_started_twice_fails_as_worker_lost() -> None:
     world.up()
     _, waiting = world.submit()
     world.loop.tick()
-    world.hosts.apply(topology(2, up(OTHER_HOST), lost=(LostHost("net", HOST, "oom", False, ()),)))
+    world.hosts.apply(topology(2, up(OTHER_HOST), lost=(LostHost("net", HOST, "oom", False, True, ()),)))
     world.loop.tick()
-    world.hosts.apply(topology(3, lost=(LostHost("net", OTHER_HOST, "oom", False, ()),)))
+    world.hosts.apply(topology(3, lost=(LostHost("net", OTHER_HOST, "oom", False, True, ()),)))
     assert isinstance(waiting.error, WorkerLost)
 
 

@@ -163,7 +163,7 @@ def test_the_open_requests_of_a_lost_host_go_to_the_next_one(tmp_path: Path) -> 
         world.ready()
         connection = world.post()
         _, infer = world.received()
-        lost = control.LostHost("net", world.host_incarnation, "signal 9", True, ())
+        lost = control.LostHost("net", world.host_incarnation, "signal 9", True, True, ())
         # As a new worker does: a fresh address, where this process's identity is unknown yet.
         world.host = world.channels.bind(ipc_address(tmp_path / "h2"))
         again = Host("net", fresh_incarnation(), world.host.address, State.READY)

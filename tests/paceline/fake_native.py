@@ -138,7 +138,7 @@ class FakeNative:
         """A host died with `started` in hand, None = unknown (call within `do`)."""
         host.socket.close()
         self.hosts.remove(host)
-        self._lost = (LostHost("echo", host.incarnation, "signal 9", started is not None, started or ()),)
+        self._lost = (LostHost("echo", host.incarnation, "signal 9", started is not None, True, started or ()),)
         self._publish()
 
     def give_up(self, reason: str) -> None:

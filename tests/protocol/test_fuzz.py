@@ -217,7 +217,7 @@ def test_deep_tree_in_a_sound_head_fails_with_its_request(tag: int) -> None:
     deep: Any = None
     for _ in range(400):
         deep = [tag, deep]
-    row = [1, 0, 0, 1, 2, 0, 1, "m", b"", "", "", [1, [1, deep], {}], 0]
+    row = [1, 0, 0, False, 1, 2, 0, 1, 0, "m", b"", "", "", [1, [1, deep], {}], 0]
     message = messages.decode([messages.pack_head(messages.INFER, ORIGIN, [row])])
     assert isinstance(message, Infer)
     with pytest.raises(ProtocolError, match=f"{limits.TREE_DEPTH_MAX} levels"):
@@ -226,7 +226,7 @@ def test_deep_tree_in_a_sound_head_fails_with_its_request(tag: int) -> None:
 
 def test_huge_numbers_in_a_shape_cost_nothing() -> None:
     shape = [2**64 - 1] * limits.TENSOR_RANK_MAX
-    row = [1, 0, 0, 1, 2, 0, 1, "m", b"", "", "", [1, [1, [2, 11, shape, b""]], {}], 0]
+    row = [1, 0, 0, False, 1, 2, 0, 1, 0, "m", b"", "", "", [1, [1, [2, 11, shape, b""]], {}], 0]
     message = messages.decode([messages.pack_head(messages.INFER, ORIGIN, [row])])
     assert isinstance(message, Infer)
     with pytest.raises(ProtocolError, match=r"needs \d+ bytes, got 0"):

@@ -13,7 +13,7 @@ NOW = 100.0
 
 
 def item(counter: int, deadline_s: float = NOW + 10) -> InferItem:
-    return InferItem(counter, 0, 0, round(NOW * 1e9), round(deadline_s * 1e9), 0, 1, "m", b"", "", "", None)
+    return InferItem(counter, 0, 0, False, round(NOW * 1e9), round(deadline_s * 1e9), 0, 1, 0, "m", b"", "", "", None)
 
 
 def ledger(*hosts: bytes, **bounds: int) -> Ledger:

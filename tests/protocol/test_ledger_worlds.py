@@ -67,7 +67,20 @@ class World:
             self.counter += 1
             deadline_s = self.now + self.random.choice([0.0, 0.001, 0.05, 1.0])
             request = InferItem(
-                self.counter, 0, 0, round(self.now * 1e9), round(deadline_s * 1e9), 0, 1, "m", b"", "", "", None
+                self.counter,
+                0,
+                0,
+                False,
+                round(self.now * 1e9),
+                round(deadline_s * 1e9),
+                0,
+                1,
+                0,
+                "m",
+                b"",
+                "",
+                "",
+                None,
             )
             runner = self.random.choice(["net", "net", "add"])
             try:
@@ -269,7 +282,7 @@ def test_nothing_grows_over_many_requests() -> None:
     ledger.host_up("net", b"h" * 16)
     for counter in range(20_000):
         now_ns = counter * 100_000
-        request = InferItem(counter, 0, 0, now_ns, now_ns + 30_000_000_000, 0, 1, "m", b"", "", "", None)
+        request = InferItem(counter, 0, 0, False, now_ns, now_ns + 30_000_000_000, 0, 1, 0, "m", b"", "", "", None)
         ledger.submit("net", request, None, 1)
         ledger.take("net")
         assert ledger.settle(b"h" * 16, counter, 0) is not None

@@ -103,10 +103,10 @@ def test_tensors_of_a_decoded_message_view_its_frames() -> None:
 
 
 def message_with(frames: int, head_bytes: int | None = None) -> list[bytes]:
-    row = [1, 0, 0, 1, 2, 0, 1, "m", b"", "", "", b"", frames]
+    row = [1, 0, 0, False, 1, 2, 0, 1, 0, "m", b"", "", "", b"", frames]
     packed = messages.pack_head(messages.INFER, ORIGIN, [row])
     if head_bytes is not None:
-        row[11] = bytes(head_bytes - len(packed) - 3)  # a bin of this size has 5 bytes before it, an empty one 2
+        row[13] = bytes(head_bytes - len(packed) - 3)  # a bin of this size has 5 bytes before it, an empty one 2
         packed = messages.pack_head(messages.INFER, ORIGIN, [row])
     return [packed, *[b""] * frames]
 

@@ -107,7 +107,21 @@ class WorkerProcess:
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + round(deadline_s * 1e9)
         return InferItem(
-            self._counter, 0, 0, now_ns, deadline_ns, 0, rows, method, key, f"r{self._counter}", "", packed, frames
+            self._counter,
+            0,
+            0,
+            False,
+            now_ns,
+            deadline_ns,
+            0,
+            rows,
+            0,
+            method,
+            key,
+            f"r{self._counter}",
+            "",
+            packed,
+            frames,
         )
 
     def send(self, message: Infer | Cancel) -> None:

@@ -12,7 +12,7 @@ def host(number: int, state: str = State.READY) -> Host:
 
 
 def lost(number: int) -> LostHost:
-    return LostHost("net", bytes([number]) * 16, "killed", True, ())
+    return LostHost("net", bytes([number]) * 16, "killed", True, True, ())
 
 
 def test_version_grows_with_changes_only() -> None:
@@ -84,7 +84,7 @@ def test_snapshot_of_many_great_losses_still_fits_a_message() -> None:
     for number in range(LOST_MAX):
         picture.put(host(number))
         started = tuple((bytes([number]) * 16, 2**62 + each) for each in range(IDS_MAX))
-        picture.lose(LostHost("net", bytes([number]) * 16, "killed" * 80, True, started))
+        picture.lose(LostHost("net", bytes([number]) * 16, "killed" * 80, True, True, started))
     topology = picture.take()
     assert sum(len(each.started) for each in topology.lost) == STARTED_MAX
     assert decode(encode(topology)) == topology
@@ -106,7 +106,7 @@ def test_other_machines_see_hosts_by_their_remote_addresses_and_only_their_own_l
     picture.put(host(1), "tcp://0.0.0.0:7401")
     picture.put(host(2))
     picture.put(host(3), "tcp://0.0.0.0:7403")
-    picture.lose(LostHost("net", host(3).incarnation, "killed", True, ((alice, 1), (bob, 2), (alice, 3))))
+    picture.lose(LostHost("net", host(3).incarnation, "killed", True, True, ((alice, 1), (bob, 2), (alice, 3))))
     here, there = picture.take(), picture.take_remote(alice)
     assert here.hosts == (host(1), host(2))
     assert [each.address for each in there.hosts] == ["tcp://0.0.0.0:7401"]

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 
 from paceline.protocol import control, messages
+from paceline.protocol.head import VERSION
 from paceline.protocol.tensor import Buffer
 from tests.protocol.corpus import CONTROL, DATA, ORIGIN, meaning
 
@@ -22,7 +23,7 @@ DESCRIPTIONS = {
     "infer_small": "One request with one float32 tensor of 64 bytes, which travels inside the head.",
     "infer_frames": "Three requests: two with tensors over 4,096 bytes as frames of their own, one with plain values.",
     "infer_dtypes": "One keyword argument of each dtype, bytes 0, 1, 2, ... (bool: 0, 1, 0, ...).",
-    "infer_remote": "Over tcp: fields 3 and 4 are the age (250,000 us) and the time left (29,750,000 us).",
+    "infer_remote": "Over tcp: fields 4 and 5 are the age (250,000 us) and the time left (29,750,000 us).",
     "infer_long_values": "Bytes, text and strings over 4,096 bytes are frames; strings in one as u32 length and bytes.",
     "cancel": "Three requests that nobody waits for any more.",
     "answers": "Two results, one refusal with Retry-After, one CANCELLED that only returns credit.",
@@ -43,29 +44,29 @@ def refused() -> list[dict[str, Any]]:
     """Messages of the data plane that every reader must refuse."""
 
     def head(*fields: object) -> bytes:
-        return bytes(msgpack.packb((1, *fields)))
+        return bytes(msgpack.packb((VERSION, *fields)))
 
-    request = [1, 0, 0, 1, 2, 0, 1, "__call__", b"", "", "", [1, [1], {}], 0]
+    request = [1, 0, 0, False, 1, 2, 0, 1, 0, "__call__", b"", "", "", [1, [1], {}], 0]
     cases: list[tuple[str, Sequence[bytes]]] = [
         ("no head", []),
         ("empty head", [b""]),
-        ("version 2", [bytes(msgpack.packb((2, 2, ORIGIN, [])))]),
+        ("another version", [bytes(msgpack.packb((VERSION + 1, 2, ORIGIN, [])))]),
         ("unknown kind", [head(99, ORIGIN, [])]),
         ("a byte after the head", [head(2, ORIGIN, []) + b"\xc0"]),
         ("head cut short", [head(2, ORIGIN, [1])[:-1]]),
         ("an array that claims 4,294,967,295 elements", [b"\x93\x01\x01\xdd\xff\xff\xff\xff"]),
         ("2,000 nested arrays", [b"\x91" * 2_000]),
         ("an ext type", [head(2, ORIGIN, [msgpack.ExtType(5, b"x")])]),
-        ("a map with an integer key", [head(1, ORIGIN, [[*request[:11], [1, [1], {1: 2}], 0]])]),
+        ("a map with an integer key", [head(1, ORIGIN, [[*request[:13], [1, [1], {1: 2}], 0]])]),
         ("text that is not UTF-8", [head(1, ORIGIN, [request]).replace(b"__call__", b"__c\xff\xffl__")]),
         ("an origin of 15 bytes", [head(2, ORIGIN[:15], [])]),
-        ("a request without a frame that it claims", [head(1, ORIGIN, [[*request[:12], 1]])]),
+        ("a request without a frame that it claims", [head(1, ORIGIN, [[*request[:14], 1]])]),
         ("a frame that no request claims", [head(1, ORIGIN, [request]), b"data"]),
-        ("a request of 0 rows", [head(1, ORIGIN, [[*request[:6], 0, *request[7:]]])]),
+        ("a request of 0 rows", [head(1, ORIGIN, [[*request[:7], 0, *request[8:]]])]),
         ("a negative counter", [head(1, ORIGIN, [[-1, *request[1:]]])]),
         ("a counter that is true", [head(1, ORIGIN, [[True, *request[1:]]])]),
         ("a counter that is a float", [head(2, ORIGIN, [1.0])]),
-        ("a request of 12 fields", [head(1, ORIGIN, [request[:12]])]),
+        ("a request of 14 fields", [head(1, ORIGIN, [request[:14]])]),
         ("a forecast with NaN", [head(4, 1, float("nan"), [], [], [])]),
         ("a failure that asks to wait for ever", [head(3, ORIGIN, [], [[1, 0, "x", "x", float("inf")]])]),
     ]
@@ -105,8 +106,8 @@ def refused_calls() -> list[dict[str, Any]]:
     ]
     vectors = []
     for text, packed, frames in cases:
-        row = [1, 0, 0, 1, 2, 0, 1, "__call__", b"", "", "", packed, len(frames)]
-        parts = [bytes(msgpack.packb((1, 1, ORIGIN, [row]))), *frames]
+        row = [1, 0, 0, False, 1, 2, 0, 1, 0, "__call__", b"", "", "", packed, len(frames)]
+        parts = [bytes(msgpack.packb((VERSION, 1, ORIGIN, [row]))), *frames]
         vectors.append({"description": text, "parts": [part.hex() for part in parts]})
     return vectors
 
