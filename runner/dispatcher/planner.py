@@ -3,6 +3,7 @@
 Takes what it decides on out of the backlog; answering is the dispatcher's part.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from math import inf
 
@@ -11,7 +12,7 @@ from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
 from paceline.runner.dispatcher.events import Arrived
 from paceline.runner.dispatcher.fleet import Fleet, Worker
-from paceline.runner.dispatcher.queue import KeyQueue, Waiting
+from paceline.runner.dispatcher.queue import KeyQueue, Lane, Waiting, deadline_of
 from paceline.runner.dispatcher.sizing import Choice, Outlook, batch_target, choose, fit, is_simple
 from paceline.runner.dispatcher.table_book import Table, TableBook
 
@@ -50,12 +51,15 @@ class Planner:
     def is_infeasible(self, request: Arrived, now: float) -> bool:
         """On the word of given tables, even if every worker were idle."""
         slack_s = request.deadline - self._config.reply_s - now
-        cap = self.cap(request, now)
         for profile in self._fleet.profiles:
             table = self._tables.peek(profile, request.key)
             if table is None or table.curve is None or not table.known:
                 return False
-            if _sliced(table.curve, request.rows, cap) <= slack_s:
+            if request.rows == 1:  # nearly always: no cap to look up
+                seconds = table.curve.seconds(1)
+            else:
+                seconds = _sliced(table.curve, request.rows, self.cap(request, now))
+            if seconds <= slack_s:
                 return False
         return bool(self._fleet.profiles)
 
@@ -66,10 +70,14 @@ class Planner:
             state = self._most_urgent(worker.profile, now)
             table = self._tables.table(worker.profile, state.key)
             if table.grounded:
-                hopeless += self._pop_hopeless(state, start, now)
+                for lane in list(state.queue.lanes):
+                    hopeless += self._pop_hopeless(state, lane, len(lane.entries), start, now)
             if state.queue:
                 members, skipped = self._take(state, table, start, now)
-                return Plan(members, hopeless + self._without_chance(skipped, members, worker, start, now))
+                if skipped:
+                    free_at = self._next_start(worker, members, start, now)
+                    hopeless += self._pop_hopeless(state, state.queue.lanes[0], skipped, free_at, now)
+                return Plan(members, hopeless)
         return self._probe(worker, hopeless, now)
 
     # Which key
@@ -96,40 +104,36 @@ class Planner:
 
     # Who has no hope
 
-    def _pop_hopeless(self, state: KeyState, start: float, now: float) -> list[Waiting]:
-        """Heads that would miss their deadlines even if they started alone, on the fastest kind of worker."""
-        queue, popped = state.queue, []
-        for lane in list(queue.lanes):
-            end = 0
-            while end < len(lane.entries) and self._is_hopeless(lane.entries[end], start, now):
+    def _pop_hopeless(self, state: KeyState, lane: Lane, count: int, at: float, now: float) -> list[Waiting]:
+        """Of the first `count` those at the head who would miss their deadlines even if they started alone at the time
+        `at`, on the fastest kind of worker."""
+        entries = lane.entries
+        due = at + self._need_s(entries[0].request, now)
+        if due <= entries[0].deadline:
+            return []
+        if lane.rows == len(entries):
+            end = bisect_left(entries, due, 1, count, key=deadline_of)
+        else:
+            end = 1
+            while end < count and at + self._need_s(entries[end].request, now) > entries[end].deadline:
                 end += 1
-            if end:
-                popped += queue.take(lane, end)
-        self._backlog.left(state, sum(waiting.request.rows for waiting in popped))
+        popped = state.queue.take(lane, end)
+        self._backlog.left(state, sum([waiting.request.rows for waiting in popped]))
         return popped
 
-    def _is_hopeless(self, waiting: Waiting, start: float, now: float) -> bool:
-        return start + self._need_s(waiting.request, now) + self._config.reply_s > waiting.deadline
-
     def _need_s(self, request: Arrived, now: float) -> float:
-        return min(self.seconds(p, request, request.rows, now) or 0.0 for p in self._fleet.profiles)
+        """From the start of a batch of this request alone until its answer is there."""
+        seconds = [self.seconds(profile, request, request.rows, now) or 0.0 for profile in self._fleet.profiles]
+        return min(seconds) + self._config.reply_s
 
-    def _without_chance(
-        self, skipped: list[Waiting], members: list[Waiting], worker: Worker, start: float, now: float
-    ) -> list[Waiting]:
-        """Those skipped heads that no worker can serve in time after this batch; the others go back to the queue."""
-        if not skipped:
-            return skipped
-        rows = sum(waiting.request.rows for waiting in members)
+    def _next_start(self, worker: Worker, members: list[Waiting], start: float, now: float) -> float:
+        """When the first worker is free again once `worker` has got these members."""
+        rows = sum([waiting.request.rows for waiting in members])
         free_at = start + (self.seconds(worker.profile, members[0].request, rows, now) or 0.0)
         for other in self._fleet:
             if other is not worker and not other.draining:
                 free_at = min(free_at, now if other.free_at == inf else max(now, other.free_at))
-        hopeless = [waiting for waiting in skipped if self._is_hopeless(waiting, free_at, now)]
-        for waiting in skipped:
-            if waiting not in hopeless:
-                self._backlog.add(waiting)
-        return hopeless
+        return free_at
 
     def _probe(self, worker: Worker, hopeless: list[Waiting], now: float) -> Plan:
         """A learned table may be wrong, and would stay so if its word kept an idle worker idle: one of the hopeless is
@@ -145,17 +149,14 @@ class Planner:
 
     # Which batch
 
-    def _take(self, state: KeyState, table: Table, start: float, now: float) -> tuple[list[Waiting], list[Waiting]]:
-        """The members of the batch, and the heads skipped for it; both leave the queue."""
+    def _take(self, state: KeyState, table: Table, start: float, now: float) -> tuple[list[Waiting], int]:
+        """The members of the batch, which leave the queue, and how many heads before them were skipped."""
         queue = state.queue
         before = queue.rows
-        cap = self.cap(queue.head.request, now)
-        choice = self._choose(state, table, cap, start, now)
-        lane = queue.lanes[0]
-        skipped = queue.take(lane, choice.skip) if choice.skip else []
-        members = self._gather(queue, table, choice.rows, start)
+        choice = self._choose(state, table, self.cap(queue.head.request, now), start, now)
+        members = self._gather(queue, table, choice, start)
         self._backlog.left(state, before - queue.rows)
-        return members, skipped
+        return members, choice.skip
 
     def _choose(self, state: KeyState, table: Table, cap: int, start: float, now: float) -> Choice:
         queue = state.queue
@@ -179,26 +180,27 @@ class Planner:
             state.arrivals.window_s = max(min(budget_s, WINDOW_BATCHES * longest_s), 1e-6)
         return Outlook(state.arrivals.rate(now), budget_s)
 
-    def _gather(self, queue: KeyQueue, table: Table, rows: int, start: float) -> list[Waiting]:
+    def _gather(self, queue: KeyQueue, table: Table, choice: Choice, start: float) -> list[Waiting]:
         """In order; the first always goes, lower lanes fill the room that is left if their deadlines allow."""
-        first = queue.head
+        rows = choice.rows
+        first = queue.lanes[0].entries[choice.skip]
         if first.runs_alone or first.request.rows >= rows:
-            return queue.take(queue.lanes[0], 1)
+            return queue.take(queue.lanes[0], choice.skip + 1, choice.skip)
         members: list[Waiting] = []
         taken, limit = 0, rows
         ends_at = -inf if table.curve is None else start + table.curve.seconds(rows) + self._config.reply_s
         for lane in list(queue.lanes):
-            if members and lane.entries[0].deadline < ends_at:
-                continue
-            end = 0
-            for waiting in lane.entries:
+            begin = end = bisect_left(lane.entries, ends_at, key=deadline_of) if members else choice.skip
+            for waiting in lane.entries[begin : begin + limit - taken]:
                 request = waiting.request
                 allowed = limit if request.batch_limit is None else min(limit, request.batch_limit)
                 if taken + request.rows > allowed or waiting.runs_alone:
                     break
                 taken, limit = taken + request.rows, allowed
                 end += 1
-            members += queue.take(lane, end)
+            members += queue.take(lane, end, begin)
+            if taken >= limit:
+                break
         return members
 
 

@@ -27,6 +27,11 @@ class Waiting(NamedTuple):
         return self.suspect or self.request.batch_limit == 1
 
 
+def deadline_of(waiting: Waiting) -> float:
+    """What a lane is sorted by."""
+    return waiting.deadline
+
+
 class Lane:
     """The waiting requests of one priority, sorted."""
 
@@ -73,11 +78,11 @@ class KeyQueue:
         del lane.entries[bisect_left(lane.entries, waiting)]
         self._forget_rows(lane, waiting.request.rows)
 
-    def take(self, lane: Lane, count: int) -> list[Waiting]:
-        """The first `count` requests of the lane leave the queue."""
-        taken = lane.entries[:count]
+    def take(self, lane: Lane, end: int, begin: int = 0) -> list[Waiting]:
+        """The requests of the lane from index `begin` up to `end` leave the queue."""
+        taken = lane.entries[begin:end]
         if taken:
-            del lane.entries[:count]
+            del lane.entries[begin:end]
             rows = len(taken) if lane.rows == len(lane.entries) + len(taken) else sum(w.request.rows for w in taken)
             self._forget_rows(lane, rows)
         return taken

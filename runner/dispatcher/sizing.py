@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from paceline.runner.dispatcher.curve import INSTANT_S, Curve
 from paceline.runner.dispatcher.look_ahead import LookAhead
-from paceline.runner.dispatcher.queue import KeyQueue, Lane, Waiting
+from paceline.runner.dispatcher.queue import KeyQueue, Lane, Waiting, deadline_of
 from paceline.runner.dispatcher.table_book import Table
 
 GROWTH = 1.25  # two choices differ by at least this much in rows
@@ -112,7 +112,7 @@ def _choices(
             return choices
         wanted = min(max(size + 1, int(size * GROWTH)), rest)
         enough = at + curve.seconds(wanted)
-        index = full if len(choices) >= CHOICES_MAX else bisect_left(entries, enough, index + 1, full, key=_deadline)
+        index = full if len(choices) >= CHOICES_MAX else bisect_left(entries, enough, index + 1, full, key=deadline_of)
 
 
 def _full_fit(
@@ -127,8 +127,5 @@ def _full_fit(
             high = middle
         else:
             low = middle
-    return bisect_left(entries, entries[high].deadline, 0, high, key=_deadline)  # equals stay first come, first served
-
-
-def _deadline(waiting: Waiting) -> float:
-    return waiting.deadline
+    # equals stay first come, first served
+    return bisect_left(entries, entries[high].deadline, 0, high, key=deadline_of)
