@@ -17,7 +17,8 @@ from paceline.api_server.oip_tensors import NAME_CHARS_MAX, InputReader, Planned
 from paceline.protocol import limits
 from paceline.protocol.catalog import ServedModel
 from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
-from paceline.protocol.signature import MethodSpec, measure, pick_method
+from paceline.protocol.measure import Measure, measure
+from paceline.protocol.signature import MethodSpec, pick_method
 from paceline.protocol.tensor import Strings, Tensor
 from paceline.protocol.tree import Tree
 
@@ -31,12 +32,11 @@ _SMALL_JSON_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Which input (by index) goes to which parameter, and the call's batch key and rows."""
+    """Which input (by index) goes to which parameter, and what the call means to batching."""
 
     args: tuple[int, ...]
     kwargs: tuple[tuple[str, int], ...]
-    key: bytes
-    rows: int
+    measured: Measure
 
 
 @dataclass(slots=True, eq=False)
@@ -201,15 +201,15 @@ def _inputs(request: dict[str, Any], method: MethodSpec) -> list[Any]:
 
 
 def _bind(method: MethodSpec, inputs: tuple[PlannedInput, ...], rows_max: int) -> Binding:
-    """Each input bound to a parameter; key and rows measured by placeholders without bytes."""
+    """Each input bound to a parameter; the call measured by placeholders without bytes."""
     args, kwargs = _places(method, [spec.name for spec in inputs])
     shells = [Strings(i.shape, ()) if i.dtype is None else Tensor(i.dtype, i.shape, b"") for i in inputs]
-    key, rows = measure(
+    measured = measure(
         method, tuple([shells[index] for index in args]), {name: shells[index] for name, index in kwargs}, rows_max
     )
-    if len(key) > limits.KEY_BYTES_MAX:
-        raise InvalidInput(f"the inputs' names and shapes take {len(key)} bytes, over {limits.KEY_BYTES_MAX}")
-    return Binding(args, kwargs, key, rows)
+    if len(measured.key) > limits.KEY_BYTES_MAX:
+        raise InvalidInput(f"the inputs' names and shapes take {len(measured.key)} bytes, over {limits.KEY_BYTES_MAX}")
+    return Binding(args, kwargs, measured)
 
 
 def _places(method: MethodSpec, names: list[str]) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:

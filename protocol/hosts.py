@@ -27,6 +27,7 @@ from paceline.protocol.errors import (
 )
 from paceline.protocol.host_pipe import AsSent, Connect, Pipe, infer_messages
 from paceline.protocol.ledger import Entry, Ledger, LedgerLimits
+from paceline.protocol.measure import Measure
 from paceline.protocol.messages import (
     CANCELLED,
     Answers,
@@ -131,8 +132,7 @@ class Hosts:
         args: tuple[Tree, ...],
         kwargs: dict[str, Tree],
         *,
-        key: bytes,
-        rows: int,
+        measured: Measure,
         nbytes: int,
         budget_s: float,
         priority: int,
@@ -161,10 +161,10 @@ class Hosts:
             now_ns,
             deadline_ns,
             priority,
-            rows,
-            0,
+            measured.rows,
+            measured.length,
             method.name,
-            key,
+            measured.key,
             request_id,
             traceparent,
             packed,

@@ -6,20 +6,26 @@ store, runner, API server and client alike.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
-from paceline.protocol.errors import ConfigError, InvalidInput, InvalidParameter, TooLarge, did_you_mean
-from paceline.protocol.limits import KEY_BYTES_MAX, REQUEST_ROWS_MAX, TENSOR_RANK_MAX
-from paceline.protocol.tensor import Strings, Tensor
-from paceline.protocol.tree import Tree
+from paceline.protocol.errors import ConfigError, InvalidInput, InvalidParameter, did_you_mean
+from paceline.protocol.limits import TENSOR_RANK_MAX
+from paceline.protocol.padding import Padding, padding_to_plain, parse_padding
 
-_KEY_BYTES_PLAIN = KEY_BYTES_MAX // 8
-SIGNATURE_KEYS = ("batchable", "batch_dim", "idempotent", "max_batch_size", "latency_budget_ms")
+SIGNATURE_KEYS = (
+    "batchable",
+    "batch_dim",
+    "idempotent",
+    "max_batch_size",
+    "latency_budget_ms",
+    "pad",
+    "mask",
+    "unpad",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,21 @@ class MethodSpec:
     inputs: tuple[InputSpec, ...] = ()
     open_inputs: bool = True
     outputs: tuple[InputSpec, ...] = field(default=())
+    padding: Padding | None = None
+
+    @property
+    def mask(self) -> str | None:
+        """The parameter that the server fills; no request may."""
+        return self.padding.mask if self.padding is not None else None
+
+    @property
+    def request_inputs(self) -> tuple[InputSpec, ...]:
+        """What requests give: `inputs` without the mask."""
+        return tuple([spec for spec in self.inputs if spec.name != self.mask])
+
+    def argument_name(self, at: int) -> str:
+        """Of the positional argument `at`."""
+        return self.inputs[at].name if at < len(self.inputs) else f"input_{at}"
 
 
 def parse_signatures(signatures: Mapping[str, Mapping[str, object]] | None) -> dict[str, MethodSpec]:
@@ -96,13 +117,16 @@ def _parse_method(name: str, options: object) -> MethodSpec:
         if canonical in values:
             raise ConfigError(f'signatures["{name}"] gives batch_dim twice, as "batch_dim" and "batchdim"')
         values[canonical] = value
+    batchable = _flag(name, "batchable", values.get("batchable", False))
+    batch_dim = _batch_dim(name, values.get("batch_dim", 0))
     return MethodSpec(
         name=name,
-        batchable=_flag(name, "batchable", values.get("batchable", False)),
-        batch_dim=_batch_dim(name, values.get("batch_dim", 0)),
+        batchable=batchable,
+        batch_dim=batch_dim,
         idempotent=_flag(name, "idempotent", values.get("idempotent", True)),
         max_batch_size=_positive_int(name, "max_batch_size", values.get("max_batch_size")),
         latency_budget_ms=_positive_number(name, "latency_budget_ms", values.get("latency_budget_ms")),
+        padding=parse_padding(name, batchable, batch_dim, values.get("pad"), values.get("mask"), values.get("unpad")),
     )
 
 
@@ -155,86 +179,12 @@ def pick_method(methods: Mapping[str, MethodSpec], name: str | None) -> MethodSp
     return method
 
 
-def measure(
-    method: MethodSpec, args: tuple[Tree, ...], kwargs: dict[str, Tree], rows_max: int = REQUEST_ROWS_MAX
-) -> tuple[bytes, int]:
-    """(key, rows) of one call: requests with equal keys may share a batch; `rows` counts along the batch dim.
-
-    The key spells method, structure, dtypes and the shapes without the batch dim; plain values are part of it, since
-    joined requests must agree on them. Raises InvalidInput (no tensor, rank too small, unequal rows), TooLarge.
-    """
-    parts: list[str] = [method.name]
-    if not method.batchable:
-        return method.name.encode(), 1
-    rows = _Rows(method.batch_dim[0])
-    for arg in args:
-        _describe(arg, rows, parts)
-    for name in sorted(kwargs):
-        parts.append(f"{name!r}=")
-        _describe(kwargs[name], rows, parts)
-    if rows.count < 0:
-        raise InvalidInput(f"method {method.name!r} is batchable and got no tensor to batch along dim {rows.dim}")
-    if rows.count == 0:
-        raise InvalidInput(
-            f"method {method.name!r} got a tensor with 0 rows along its batch dim {rows.dim}; expected >= 1"
-        )
-    if rows.count > rows_max:
-        raise TooLarge(f"request has {rows.count} rows, over the limit of {rows_max} rows; send it in parts")
-    return _bounded("|".join(parts).encode("utf-8", "backslashreplace")), rows.count
-
-
-def _bounded(key: bytes) -> bytes:
-    """`key`, or its digest where plain values or many inputs make it too long to travel and to compare."""
-    return key if len(key) <= _KEY_BYTES_PLAIN else b"#" + hashlib.blake2b(key, digest_size=32).digest()
-
-
-class _Rows:
-    """The row count that all tensors of one call must share."""
-
-    __slots__ = ("count", "dim")
-
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-        self.count = -1
-
-    def add(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        dim = self.dim
-        if len(shape) <= dim:
-            raise InvalidInput(
-                f"a tensor of shape {list(shape)} has no batch dim {dim}; expected at least {dim + 1} dims "
-                f"(add a leading dim of 1 for a single row)"
-            )
-        if self.count < 0:
-            self.count = shape[dim]
-        elif shape[dim] != self.count:
-            raise InvalidInput(
-                f"inputs have {self.count} and {shape[dim]} rows along batch dim {dim}; expected the same"
-            )
-        return shape[:dim] + shape[dim + 1 :]
-
-
-def _describe(tree: Tree, rows: _Rows, parts: list[str]) -> None:
-    if isinstance(tree, Tensor):
-        parts.append(f"{tree.dtype.name}{rows.add(tree.shape)}")
-    elif isinstance(tree, Strings):
-        parts.append(f"str{rows.add(tree.shape)}")
-    elif isinstance(tree, (list, tuple)):
-        parts.append("[" if isinstance(tree, list) else "(")
-        for item in tree:
-            _describe(item, rows, parts)
-        parts.append("]")
-    elif isinstance(tree, dict):
-        parts.append("{")
-        for key, item in tree.items():
-            parts.append(f"{key!r}:")  # quoted: no key may look like the structure around it
-            _describe(item, rows, parts)
-        parts.append("}")
-    else:
-        parts.append(repr(tree))
-
-
 def spec_to_plain(method: MethodSpec) -> dict[str, object]:
-    """A JSON- and MessagePack-ready dict; `spec_from_plain` reads it back."""
+    """A JSON- and MessagePack-ready dict; `spec_from_plain` reads it back.
+
+    Options of padding are there only where a method pads: digests of models stored without them stay what they were.
+    """
+    padding = padding_to_plain(method.padding) if method.padding is not None else {}
     return {
         "name": method.name,
         "batchable": method.batchable,
@@ -245,6 +195,7 @@ def spec_to_plain(method: MethodSpec) -> dict[str, object]:
         "inputs": [_input_to_plain(spec) for spec in method.inputs],
         "open_inputs": method.open_inputs,
         "outputs": [_input_to_plain(spec) for spec in method.outputs],
+        **padding,
     }
 
 
@@ -264,13 +215,8 @@ def spec_from_plain(plain: Mapping[str, object]) -> MethodSpec:
         parsed = _parse_method(str(plain["name"]), options)
     except ConfigError as error:
         raise ValueError(f"method spec: {error}") from error
-    return MethodSpec(
-        name=parsed.name,
-        batchable=parsed.batchable,
-        batch_dim=parsed.batch_dim,
-        idempotent=parsed.idempotent,
-        max_batch_size=parsed.max_batch_size,
-        latency_budget_ms=parsed.latency_budget_ms,
+    return replace(
+        parsed,
         inputs=tuple(_input_from_plain(item) for item in inputs),
         open_inputs=bool(plain["open_inputs"]),
         outputs=tuple(_input_from_plain(item) for item in outputs),

@@ -19,7 +19,8 @@ from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import RequestError
 from paceline.protocol.limits import BATCH_ROWS_DEFAULT, TENSOR_RANK_MAX, TREE_DEPTH_MAX, TREE_LEAVES_MAX
-from paceline.protocol.signature import MethodSpec, measure
+from paceline.protocol.measure import measure
+from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tensor import Strings, Tensor, from_numpy
 from paceline.protocol.tree import Tree
 from paceline.runner.batch import Batch, Clock
@@ -106,7 +107,7 @@ class Executor:
         """
         spec = self._methods[method_name].spec
         dim = spec.batch_dim[0]
-        _, sample_rows = measure(spec, sample_args, sample_kwargs)
+        sample_rows = measure(spec, sample_args, sample_kwargs).rows
         for rows in sizes if spec.batchable else (1,):
             call = Call(sample_args, sample_kwargs)
             if spec.batchable:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from paceline.protocol.errors import RequestError
-from paceline.protocol.signature import MethodSpec, measure
+from paceline.protocol.measure import measure
+from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tree import Tree
 from paceline.runner.rows import ladder
 
@@ -73,7 +74,7 @@ def _climb(
     engine: Ladder, method: MethodSpec, sample: WireCall, rows_max: int, now: Callable[[], float], end: float
 ) -> Iterator[Observation]:
     args, kwargs = sample
-    key, _ = measure(method, args, kwargs)
+    key = measure(method, args, kwargs).key
     sizes = ladder(min(method.max_batch_size or rows_max, rows_max) if method.batchable else 1)
     for rows, seconds in engine.warm_up(method.name, args, kwargs, sizes, now):
         yield Observation(method.name, key, rows, seconds)

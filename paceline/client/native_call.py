@@ -12,8 +12,9 @@ from paceline.client.call import Call, Outputs, option_hint
 from paceline.protocol.catalog import Catalog, model_metadata
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
+from paceline.protocol.measure import Measure, measure
 from paceline.protocol.messages import Result
-from paceline.protocol.signature import InputSpec, MethodSpec, measure, pick_method
+from paceline.protocol.signature import InputSpec, MethodSpec, pick_method
 from paceline.protocol.spec import ServeSpec
 from paceline.protocol.tensor import Strings, Tensor
 from paceline.protocol.tree import Tree, named_leaves
@@ -29,8 +30,7 @@ class NativeCall:
     method: MethodSpec
     args: tuple[Tree, ...]
     kwargs: dict[str, Tree]
-    key: bytes
-    rows: int
+    measured: Measure
     nbytes: int
 
 
@@ -41,8 +41,8 @@ class NativeCalls:
         self._rows_max = serve.http.rows_max
         self._timeout_max_s = serve.http.timeout_max_ms / 1e3
         self._catalog = Catalog(serve)
-        # (key, rows) of calls with one positional tensor: most clients send the same shape again and again.
-        self._measures: dict[tuple[str, str, DType, tuple[int, ...]], tuple[bytes, int]] = {}
+        # Of calls with one positional tensor: most clients send the same shape again and again.
+        self._measures: dict[tuple[str, str, DType, tuple[int, ...]], Measure] = {}
 
     def knows(self, model: str, version: str | None) -> bool:
         served = self._catalog.models.get(model)
@@ -65,19 +65,19 @@ class NativeCalls:
         if len(call.args) == 1 and not call.named and inputs:
             tensor = _checked(call.args[0], inputs[0], method)
             if isinstance(tensor, Tensor) and not any(spec.required for spec in inputs[1:]):
-                key, rows = self._measured(call.model, method, tensor)
-                return NativeCall(call.model, method, (tensor,), {}, key, rows, nbytes(tensor))
+                measured = self._measured(call.model, method, tensor)
+                return NativeCall(call.model, method, (tensor,), {}, measured, nbytes(tensor))
         check_binding(method, len(call.args), call.named)
         args, kwargs = _tensors(method, call)
-        key, rows = measure(method, args, kwargs, self._rows_max)
+        measured = measure(method, args, kwargs, self._rows_max)
         size = sum([nbytes(leaf) for leaf in (*args, *kwargs.values()) if isinstance(leaf, (Tensor, Strings))])
-        return NativeCall(call.model, method, args, kwargs, key, rows, size)
+        return NativeCall(call.model, method, args, kwargs, measured, size)
 
     def metadata(self, name: str, version: str | None) -> dict[str, object]:
         """As the server describes the model over HTTP."""
         return model_metadata(self._catalog.find(name, version))
 
-    def _measured(self, model: str, method: MethodSpec, tensor: Tensor) -> tuple[bytes, int]:
+    def _measured(self, model: str, method: MethodSpec, tensor: Tensor) -> Measure:
         shape = (model, method.name, tensor.dtype, tensor.shape)
         known = self._measures.get(shape)
         if known is None:

@@ -18,6 +18,7 @@ from paceline.protocol.errors import (
     WorkerLost,
 )
 from paceline.protocol.hosts import Hosts
+from paceline.protocol.measure import Measure
 from paceline.protocol.messages import Failure, Forecast, Result, encode
 from paceline.protocol.tensor import Tensor
 from tests.api_server.world import (
@@ -74,8 +75,7 @@ class World:
             OPEN,
             (tensor,),
             {},
-            key=b"k",
-            rows=1,
+            measured=Measure(b"k", 1),
             nbytes=nbytes,
             budget_s=budget_s,
             priority=0,

@@ -201,7 +201,7 @@ def test_a_length_of_the_json_that_is_none_is_refused(length: bytes) -> None:
 def test_json_data_may_be_flat_or_nested(data: object) -> None:
     call = read({"inputs": [tensor(shape=[2, 2], data=data)]})
     np.testing.assert_array_equal(array(call.args[0]), np.array([[1, 2.5], [3, 4]], np.float32))
-    assert call.plan.binding.rows == 2
+    assert call.plan.binding.measured.rows == 2
 
 
 @pytest.mark.parametrize("dtype", [d for d in dtypes.ALL if d.oip not in ("BOOL", "FP16", "BF16", "COMPLEX64")])
@@ -265,9 +265,10 @@ def test_plans_are_bounded() -> None:
 
 def test_two_shapes_have_two_keys_and_two_rows_one() -> None:
     keys = [
-        read({"inputs": [binary(16, shape=shape)]}, bytes(16)).plan.binding.key for shape in ([1, 4], [2, 2], [4, 1])
+        read({"inputs": [binary(16, shape=shape)]}, bytes(16)).plan.binding.measured.key
+        for shape in ([1, 4], [2, 2], [4, 1])
     ]
-    again = read({"inputs": [binary(32, shape=[2, 4])]}, bytes(32)).plan.binding.key
+    again = read({"inputs": [binary(32, shape=[2, 4])]}, bytes(32)).plan.binding.measured.key
     assert len(set(keys)) == 3
     assert again == keys[0]
 
@@ -295,7 +296,7 @@ def test_inputs_are_positional_in_parameter_order(
 
 def test_a_method_without_inputs_needs_none() -> None:
     call = read({"parameters": {"method": "stats"}}, None, OPEN, NOTHING)
-    assert (call.args, call.plan.method.name, call.plan.binding.rows) == ((), "stats", 1)
+    assert (call.args, call.plan.method.name, call.plan.binding.measured.rows) == ((), "stats", 1)
 
 
 def test_parameters_say_method_timeout_and_priority() -> None:

@@ -1,4 +1,4 @@
-"""Signatures as users write them, and what `measure` makes of a call."""
+"""Signatures as users write them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ from typing import Any
 
 import pytest
 
-from paceline.protocol import dtypes, limits
-from paceline.protocol.errors import ConfigError, InvalidInput, InvalidParameter, TooLarge
+from paceline.protocol.errors import ConfigError, InvalidParameter
 from paceline.protocol.signature import (
     MethodSpec,
-    measure,
     parse_signatures,
     pick_method,
     spec_from_plain,
     spec_to_plain,
 )
-from paceline.protocol.tensor import Strings
-from paceline.protocol.tree import Tree
-from tests.protocol.corpus import METHOD, ramp
-
-F32, I64 = dtypes.F32, dtypes.I64
-BATCHED = MethodSpec("__call__", batchable=True)
+from tests.protocol.corpus import METHOD
 
 
 def parsed(**options: object) -> MethodSpec:
@@ -57,7 +50,9 @@ def test_both_spellings_at_once_are_refused() -> None:
 def test_typo_is_answered_with_the_right_key(typo: str, right: str) -> None:
     with pytest.raises(ConfigError, match=f'"__call__".*unknown key {typo!r}. Did you mean "{right}"') as caught:
         parsed(**{typo: True})
-    assert "Known keys: batchable, batch_dim, idempotent, max_batch_size, latency_budget_ms." in str(caught.value)
+    assert "Known keys: batchable, batch_dim, idempotent, max_batch_size, latency_budget_ms, pad, mask, unpad." in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,81 +99,3 @@ def test_method_is_picked_by_name_or_default() -> None:
         pick_method(methods, "embad")
     with pytest.raises(InvalidParameter, match="to be one of a, b"):
         pick_method({"a": MethodSpec("a"), "b": MethodSpec("b")}, None)
-
-
-def key_of(*args: Tree, method: MethodSpec = BATCHED, **kwargs: Tree) -> bytes:
-    return measure(method, args, kwargs)[0]
-
-
-def test_requests_share_a_key_whatever_their_rows() -> None:
-    assert key_of(ramp(F32, 1, 3)) == key_of(ramp(F32, 5, 3))
-    assert measure(BATCHED, (ramp(F32, 5, 3), ramp(I64, 5)), {})[1] == 5
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ((ramp(F32, 1, 3),), (ramp(F32, 1, 4),)),
-        ((ramp(F32, 1, 3),), (ramp(dtypes.F64, 1, 3),)),
-        ((ramp(F32, 1), 1), (ramp(F32, 1), 2)),
-        ((ramp(F32, 1), 1), (ramp(F32, 1), True)),
-        ((ramp(F32, 1), 1), (ramp(F32, 1), 1.0)),
-        ((ramp(F32, 1), "1"), (ramp(F32, 1), b"1")),
-        ((ramp(F32, 1), []), (ramp(F32, 1), ())),
-        (([ramp(F32, 1), 1],), ([ramp(F32, 1)], 1)),
-        (({"a": ramp(F32, 1)},), ({"b": ramp(F32, 1)},)),
-        (({"x": ramp(F32, 1), "y": ramp(F32, 1)},), ({"x:|f32()|y": ramp(F32, 1)},)),
-        ((ramp(F32, 1), "|1"), (ramp(F32, 1), "", 1)),
-        ((ramp(F32, 1), Strings((1,), (b"a",))), (Strings((1,), (b"a",)), ramp(F32, 1))),
-        ((ramp(F32, 1), "x" * 5000), (ramp(F32, 1), "x" * 5001)),
-    ],
-)
-def test_requests_that_cannot_be_joined_have_different_keys(one: tuple[Tree, ...], other: tuple[Tree, ...]) -> None:
-    assert key_of(*one) != key_of(*other)
-    assert key_of(*one) == key_of(*one)
-
-
-def test_keyword_order_does_not_matter_and_names_do() -> None:
-    a, b = ramp(F32, 1, 2), ramp(I64, 1)
-    assert key_of(x=a, y=b) == key_of(y=b, x=a)
-    assert key_of(x=a) != key_of(y=a)
-    assert key_of(x=a) != key_of(a)
-
-
-@pytest.mark.parametrize("text", ["x" * 100_000, "\ud800"])
-def test_key_of_any_value_is_short_enough_to_travel(text: str) -> None:
-    assert len(key_of(ramp(F32, 1), text)) <= limits.KEY_BYTES_MAX
-
-
-def test_batch_dim_other_than_0_counts_its_own_rows() -> None:
-    method = MethodSpec("f", batchable=True, batch_dim=(1, 0))
-    assert measure(method, (ramp(F32, 3, 7),), {})[1] == 7
-    assert key_of(ramp(F32, 3, 7), method=method) == key_of(ramp(F32, 3, 1), method=method)
-    assert key_of(ramp(F32, 3, 7), method=method) != key_of(ramp(F32, 4, 7), method=method)
-
-
-def test_method_without_batching_is_one_row_under_its_name() -> None:
-    assert measure(MethodSpec("f"), (ramp(F32),), {}) == (b"f", 1)
-    assert measure(MethodSpec("f"), (), {"x": ramp(F32, 0)}) == (b"f", 1)
-
-
-@pytest.mark.parametrize(
-    ("args", "text"),
-    [
-        ((), "got no tensor to batch along dim 0"),
-        ((1, "x"), "got no tensor to batch along dim 0"),
-        ((ramp(F32),), r"shape \[\] has no batch dim 0; expected at least 1 dims"),
-        ((ramp(F32, 0, 3),), "0 rows along its batch dim 0; expected >= 1"),
-        ((ramp(F32, 2), ramp(F32, 3)), "2 and 3 rows along batch dim 0; expected the same"),
-        ((ramp(F32, 2), [Strings((1,), (b"",))]), "2 and 1 rows"),
-    ],
-)
-def test_call_that_cannot_be_batched_says_why(args: tuple[Tree, ...], text: str) -> None:
-    with pytest.raises(InvalidInput, match=text):
-        measure(BATCHED, args, {})
-
-
-def test_rows_at_the_limit_pass_and_one_more_is_refused() -> None:
-    assert measure(BATCHED, (ramp(dtypes.U8, 8),), {}, rows_max=8)[1] == 8
-    with pytest.raises(TooLarge, match="9 rows, over the limit of 8 rows; send it in parts"):
-        measure(BATCHED, (ramp(dtypes.U8, 9),), {}, rows_max=8)

@@ -9,8 +9,9 @@ import numpy as np
 from paceline.protocol import messages
 from paceline.protocol.clock import VirtualClock
 from paceline.protocol.errors import ModelRejectedInput
+from paceline.protocol.measure import measure
 from paceline.protocol.messages import Answers, Cancel, Failure, Forecast, Infer, InferItem, Result, pack_call
-from paceline.protocol.signature import MethodSpec, measure
+from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tensor import Buffer, Tensor, from_numpy
 from paceline.runner.calls import BatchRun, Call, Outcome
 from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
@@ -136,7 +137,7 @@ class Bench:
             rows=rows,
             length=0,
             method=method,
-            key=measure(known, args, {})[0],
+            key=measure(known, args, {}).key,
             request_id=f"r{counter}",
             traceparent="",
             packed=packed,

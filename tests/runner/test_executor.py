@@ -28,7 +28,8 @@ from paceline.protocol.errors import (
     ModelRejectedInput,
     RequestError,
 )
-from paceline.protocol.signature import MethodSpec, measure
+from paceline.protocol.measure import measure
+from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tensor import Strings, Tensor, from_numpy
 from paceline.protocol.tree import Tree
 from paceline.runner import executor as executor_module
@@ -1000,7 +1001,7 @@ def test_batched_results_equal_one_by_one_results(batch: tuple[int, list[Call]],
     dim, calls = batch
     executor = batched(rowwise, cap=cap, batch_dim=(dim, dim))
     together = executor.run("f", calls, clock())
-    assert len({measure(MethodSpec("f", True, (dim, dim)), one.args, one.kwargs)[0] for one in calls}) == 1
+    assert len({measure(MethodSpec("f", True, (dim, dim)), one.args, one.kwargs).key for one in calls}) == 1
     for one, outcome in zip(calls, together.outcomes):
         (alone,) = executor.run("f", [one], clock()).outcomes
         assert plain(outcome) == plain(alone)

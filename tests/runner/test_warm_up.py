@@ -10,7 +10,8 @@ import torch
 from paceline.protocol import dtypes
 from paceline.protocol.clock import VirtualClock
 from paceline.protocol.errors import ModelRejectedInput
-from paceline.protocol.signature import MethodSpec, measure
+from paceline.protocol.measure import measure
+from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tensor import Tensor, from_numpy
 from paceline.protocol.tree import Tree
 from paceline.runner.frameworks.loaded import Sample
@@ -56,7 +57,7 @@ def test_every_size_up_to_the_cap_is_seen_under_the_key_of_requests() -> None:
     method = MethodSpec("__call__", batchable=True)
     seen, _ = climbed(0.001, method)
     assert [one.rows for one in seen] == [1, 2, 4, 8]
-    assert {one.key for one in seen} == {measure(method, (ROW,), {})[0]}
+    assert {one.key for one in seen} == {measure(method, (ROW,), {}).key}
 
 
 def test_cap_of_the_method_ends_its_ladder() -> None:

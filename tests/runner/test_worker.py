@@ -21,8 +21,8 @@ from paceline import pytorch
 from paceline.protocol import control, messages
 from paceline.protocol.channel import Channels, ClientSocket, fresh_incarnation, ipc_address, wait
 from paceline.protocol.control import ChildState, Drain, Hello, State
+from paceline.protocol.measure import measure
 from paceline.protocol.messages import CANCELLED, Answers, Cancel, Failure, Infer, InferItem, Result, pack_call
-from paceline.protocol.signature import measure
 from paceline.protocol.slot import SlotView, read_slot
 from paceline.protocol.spec import ChildSpec, HttpSpec, RunnerSpec, ServeSpec, encode_child
 from paceline.protocol.tensor import Tensor, from_numpy
@@ -102,7 +102,7 @@ class WorkerProcess:
         self._counter += 1
         args = tuple(from_numpy(arg) if isinstance(arg, np.ndarray) else arg for arg in call)
         spec = next(spec for spec in self.spec.serve.runners[0].methods if spec.name == method)
-        key, rows = measure(spec, args, {})  # type: ignore[arg-type]  # the tests' calls are trees
+        measured = measure(spec, args, {})  # type: ignore[arg-type]  # the tests' calls are trees
         packed, frames = pack_call(args, {})  # type: ignore[arg-type]
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + round(deadline_s * 1e9)
@@ -114,10 +114,10 @@ class WorkerProcess:
             now_ns,
             deadline_ns,
             0,
-            rows,
-            0,
+            measured.rows,
+            measured.length,
             method,
-            key,
+            measured.key,
             f"r{self._counter}",
             "",
             packed,
