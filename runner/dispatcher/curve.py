@@ -42,6 +42,7 @@ class Curve:
         self._row_s_max = min(s / rows for rows, s in self.points) if open_ended else inf
         self._seconds: dict[int, float] = {}
         self._best: dict[int, int] = {}
+        self._line = [-inf]  # of no row; the seconds of 1, 2, ... rows, as far as they were asked for
 
     def seconds(self, rows: int) -> float:
         """Of one batch of `rows` rows, padded to its bucket."""
@@ -51,6 +52,13 @@ class Curve:
                 self._seconds.clear()
             seconds = self._seconds[rows] = self._interpolate(pad(rows, self._buckets))
         return seconds
+
+    def line(self, rows_max: int) -> Sequence[float]:
+        """The seconds of batches of at least up to `rows_max` rows, by rows, for those who ask many times."""
+        line = self._line
+        if len(line) <= rows_max:
+            line += [self._interpolate(pad(rows, self._buckets)) for rows in range(len(line), rows_max + 1)]
+        return line
 
     def rate(self, rows: int) -> float:
         """Rows per second of batches of this size."""

@@ -4,7 +4,9 @@ Positions count rows, from the head of the queue; slacks are the seconds from th
 the deadline, less the way back. Behind the queue arrivals go on evenly spaced at the measured rate.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from math import ceil, inf
 from typing import NamedTuple
 
 from paceline.runner.dispatcher.curve import Curve
@@ -28,6 +30,7 @@ class LookAhead:
         self._slacks = slacks
         self._known = known
         self._curve = curve
+        self._line = curve.line(target)
         self._target = target
         self._rate = rate
         self._budget_s = budget_s
@@ -58,21 +61,35 @@ class LookAhead:
         return Yield(served, seconds)
 
     def _dropped(self, head: int, waiting: int, at: float, full_fit: bool) -> int:
-        """The fewest heads to drop: fitting gets easier with every drop, so halving finds it."""
-        if self._fits(head, waiting, at, full_fit):
-            return 0
-        low, high = 0, waiting  # low does not fit; dropping all always does
+        """The fewest heads to drop: all until the first that allows as many rows as are wanted behind it."""
+        target = self._target
+        wanted = min(waiting, target) if full_fit else 1
+        first = self._first_with(at + self._line[wanted], head)
+        if not full_fit or first + wanted <= head + waiting:
+            return min(first - head, waiting)
+        low, high = waiting - wanted, waiting  # fewer than wanted are left: ever fewer, which fits ever more easily
         while high - low > 1:
             middle = (low + high) // 2
-            if self._fits(head + middle, waiting - middle, at, full_fit):
+            if at + self._line[waiting - middle] <= self._slack(head + middle):
                 high = middle
             else:
                 low = middle
         return high
 
-    def _fits(self, head: int, waiting: int, at: float, full_fit: bool) -> bool:
-        rows = min(waiting, self._target) if full_fit else 1
-        return at + self._curve.seconds(rows) <= self._slack(head)
+    def _first_with(self, slack_s: float, head: int) -> int:
+        """The position of the first request from `head` on that has so much time."""
+        slacks, known = self._slacks, self._known
+        if head < len(slacks):
+            if slacks[head] >= slack_s:
+                return head
+            position = bisect_left(slacks, slack_s, head + 1)
+            if position < len(slacks):
+                return position
+        if head < known and slacks[-1] >= slack_s:
+            return head
+        if self._rate <= 0 or self._budget_s == inf:
+            return max(head, known)
+        return max(head, known, known - 1 + ceil((slack_s - self._budget_s) * self._rate))
 
     def _slack(self, position: int) -> float:
         slacks = self._slacks
