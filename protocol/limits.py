@@ -61,6 +61,16 @@ QUEUE_BYTES_MAX = 1024 * 1024 * 1024
 BATCH_ROWS_DEFAULT = 64
 STARTS_MAX = 2
 
+# One Forecast: workers, latency tables, sizes of one table, points of the backlog.
+FORECAST_WORKERS_MAX = 64
+FORECAST_TABLES_MAX = 8
+FORECAST_SIZES_MAX = 16
+FORECAST_POINTS_MAX = 8
+
+# One recording of a dispatcher: the file, and what waits for the disk.
+RECORD_BYTES_MAX = 1024 * 1024 * 1024
+RECORD_PENDING_BYTES_MAX = 64 * 1024 * 1024
+
 # Time, seconds unless the name says otherwise.
 LATENCY_BUDGET_MS = 30_000.0
 TIMEOUT_MAX_MS = 600_000.0

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from paceline.protocol.errors import InvalidInput, ModelError, ProtocolError
+from paceline.protocol.forecast import Forecast as Forecast
+from paceline.protocol.forecast import forecast_fields, forecast_of
 from paceline.protocol.head import VERSION as VERSION
 from paceline.protocol.head import Frames as Frames
 from paceline.protocol.head import open_head as open_head
@@ -131,18 +133,6 @@ class Answers:
     origin: bytes
     results: tuple[Result, ...] = ()
     failures: tuple[Failure, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a host can do, for admission: when each worker frees (monotonic ns), rows queued, the latency table
-    (`seconds[i]` for a batch of `sizes[i]` rows) and the rows per second it drains at."""
-
-    rows_queued: int
-    rows_per_s: float
-    free_at_ns: tuple[int, ...]
-    sizes: tuple[int, ...]
-    seconds: tuple[float, ...]
 
 
 Message: TypeAlias = Infer | Cancel | Answers | Forecast
@@ -309,23 +299,12 @@ def _seconds(retry_after_s: float | None) -> float | None:
 
 
 def _encode_forecast(message: Forecast) -> list[Buffer]:
-    f = message
-    seconds = [float(duration_s) for duration_s in f.seconds]
-    return [pack_head(FORECAST, f.rows_queued, float(f.rows_per_s), f.free_at_ns, f.sizes, seconds)]
+    return [pack_head(FORECAST, *forecast_fields(message))]
 
 
 def _decode_forecast(fields: list[Any], frames: Frames) -> Forecast:
     _all_used(0, frames)
-    if len(fields) != 5 or list(map(type, fields)) != [int, float, list, list, list]:
-        raise ProtocolError("Forecast does not have its 5 fields")
-    free_at, sizes, seconds = fields[2:]
-    if not all(type(v) is int and v >= 0 for v in [fields[0], *free_at, *sizes]):
-        raise ProtocolError("Forecast has rows, times or sizes that are not integers >= 0")
-    if not all(type(v) is float and 0 <= v < math.inf for v in [fields[1], *seconds]):
-        raise ProtocolError("Forecast has a rate or durations that are not finite floats >= 0")
-    if len(sizes) != len(seconds):
-        raise ProtocolError(f"Forecast has {len(sizes)} sizes and {len(seconds)} durations, expected as many")
-    return Forecast(fields[0], fields[1], tuple(free_at), tuple(sizes), tuple(seconds))
+    return forecast_of(fields)
 
 
 def _origin_and_array(fields: list[Any]) -> tuple[bytes, list[Any]]:

@@ -388,7 +388,7 @@ def test_the_window_bounds_what_is_sent_and_an_answer_makes_room() -> None:
 def test_a_full_queue_says_when_to_come_back_by_the_hosts_own_rate() -> None:
     world = World(window_requests=1, pending_requests=3)
     pipe = world.up()
-    pipe.on_message(encode(Forecast(47, 10.0, (), (), ())))
+    pipe.on_message(encode(Forecast(0, 47, 10.0)))
     world.submit()
     world.loop.tick()
     for _ in range(3):

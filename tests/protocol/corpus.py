@@ -13,7 +13,8 @@ import numpy as np
 
 from paceline.protocol import control, dtypes, messages
 from paceline.protocol.control import ControlMessage
-from paceline.protocol.messages import Answers, Cancel, Failure, Forecast, Infer, InferItem, Message, Result
+from paceline.protocol.forecast import BacklogPoint, Forecast, KeyTable
+from paceline.protocol.messages import Answers, Cancel, Failure, Infer, InferItem, Message, Result
 from paceline.protocol.remote import as_sent
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.spec import ChildSpec, HttpSpec, NativeSpec, RunnerSpec, ServeSpec
@@ -107,7 +108,18 @@ DATA: dict[str, Message] = {
         ORIGIN, (result(4, ramp(dtypes.F64, 513)), result(5, None), result(6, ramp(dtypes.U8, 0)))
     ),
     "answers_empty": Answers(ORIGIN),
-    "forecast": Forecast(12, 4_000.5, (5_000_000_000, 0), (1, 8, 64), (0.001, 0.002, 0.0105)),
+    "forecast": Forecast(
+        1_000_000_000,
+        12,
+        4_000.5,
+        (5_000_000_000, 0),
+        (
+            KeyTable("__call__", b"__call__|f32(16,)", 0, False, 64, (1, 8, 64), (0.001, 0.002, 0.0105)),
+            KeyTable("embed", b"", 128, True, 16, (1,), (0.25,)),
+        ),
+        (BacklogPoint(-1, 2_000_000_000, 4), BacklogPoint(0, 2**63 - 1, 12)),
+    ),
+    "forecast_idle": Forecast(1_000_000_000),
 }
 
 METHOD = MethodSpec(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from paceline.protocol import control, dtypes, head, limits, messages, spec
 from paceline.protocol.errors import ModelNotFound, ProtocolError
-from paceline.protocol.messages import Answers, Cancel, Failure, Forecast, Infer, Message
+from paceline.protocol.forecast import BacklogPoint, Forecast, KeyTable
+from paceline.protocol.messages import Answers, Cancel, Failure, Infer, Message
 from paceline.protocol.tree import Tree
 from tests.protocol.corpus import CHILD, CONTROL, DATA, METHOD, ORIGIN, SERVE, WORKER, item, meaning, ramp, result
 
@@ -45,7 +46,18 @@ results = st.builds(
     u64,
 )
 delays = st.none() | st.floats(0, 1e9)
-times = st.lists(st.tuples(u64, st.floats(0, 1e9)), max_size=5)
+tables = st.builds(
+    lambda method, key, length, known, rows_max, points: KeyTable(
+        method, key, length, known, rows_max, tuple(sorted(points)), tuple(points.values())
+    ),
+    texts,
+    st.binary(max_size=20),
+    u64,
+    st.booleans(),
+    st.integers(1, 4096),
+    st.dictionaries(st.integers(1, 4096), st.floats(0, 1e9), min_size=1, max_size=5),
+)
+points = st.builds(BacklogPoint, st.integers(-(2**63), 2**63), u64, u64)
 any_message = st.one_of(
     st.builds(lambda found: Infer(ORIGIN, tuple(found)), st.lists(items, max_size=4)),
     st.builds(lambda found: Cancel(ORIGIN, tuple(found)), st.lists(u64, max_size=4)),
@@ -55,13 +67,15 @@ any_message = st.one_of(
         st.lists(st.builds(Failure, u64, u64, texts, texts, delays), max_size=3),
     ),
     st.builds(
-        lambda rows, rate, free, table: Forecast(
-            rows, rate, tuple(free), tuple(size for size, _ in table), tuple(took for _, took in table)
+        lambda at, rows, rate, free, found, waiting: Forecast(
+            at, rows, rate, tuple(free), tuple(found), tuple(waiting)
         ),
+        u64,
         u64,
         st.floats(0, 1e9),
         st.lists(u64, max_size=3),
-        times,
+        st.lists(tables, max_size=3),
+        st.lists(points, max_size=3),
     ),
 )
 
@@ -181,8 +195,65 @@ def test_error_text_of_user_code_is_cut_and_made_valid() -> None:
     assert [failure.retry_after_s for failure in answers.failures] == [None, 1.0]
 
 
+TABLE = KeyTable("m", b"k", 0, False, 64, (1, 2), (0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("fits", "over", "text"),
+    [
+        (Forecast(1, free_at_ns=(1,) * 64), Forecast(1, free_at_ns=(1,) * 65), "65 workers, over the limit of 64"),
+        (Forecast(1, tables=(TABLE,) * 8), Forecast(1, tables=(TABLE,) * 9), "9 tables, over the limit of 8"),
+        (
+            Forecast(1, backlog=(BacklogPoint(0, 1, 1),) * 8),
+            Forecast(1, backlog=(BacklogPoint(0, 1, 1),) * 9),
+            "9 points, over the limit of 8",
+        ),
+        (
+            Forecast(1, tables=(replace(TABLE, sizes=tuple(range(1, 17)), seconds=(0.1,) * 16),)),
+            Forecast(1, tables=(replace(TABLE, sizes=tuple(range(1, 18)), seconds=(0.1,) * 17),)),
+            "17 sizes and 17 durations, expected 1 to 16",
+        ),
+        (
+            Forecast(1, tables=(replace(TABLE, sizes=(1,), seconds=(0.0,)),)),
+            Forecast(1, tables=(replace(TABLE, sizes=(), seconds=()),)),
+            "0 sizes",
+        ),
+        (Forecast(1, tables=(TABLE,)), Forecast(1, tables=(replace(TABLE, sizes=(2, 2)),)), "each larger"),
+        (Forecast(1, tables=(TABLE,)), Forecast(1, tables=(replace(TABLE, sizes=(0, 2)),)), ">= 1"),
+        (
+            Forecast(1, tables=(TABLE,)),
+            Forecast(1, tables=(replace(TABLE, seconds=(0.1, -0.1)),)),
+            "finite floats >= 0",
+        ),
+        (
+            Forecast(1, tables=(replace(TABLE, rows_max=1),)),
+            Forecast(1, tables=(replace(TABLE, rows_max=0),)),
+            "less than 1 row",
+        ),
+        (
+            Forecast(1, tables=(replace(TABLE, method="m" * 512, key=b"k" * 4096),)),
+            Forecast(1, tables=(replace(TABLE, method="m" * 513),)),
+            "over 512 characters",
+        ),
+        (
+            Forecast(1, backlog=(BacklogPoint(-1, 0, 0),)),
+            Forecast(1, backlog=(BacklogPoint(-1, -1, 0),)),
+            "a time and a count >= 0",
+        ),
+        (Forecast(0, rows_per_s=0.0), Forecast(0, rows_per_s=float("nan")), "a rate that is not"),
+        (Forecast(0), Forecast(-1), "integers >= 0"),
+    ],
+)
+def test_forecast_at_its_limit_passes_and_one_more_is_refused(fits: Forecast, over: Forecast, text: str) -> None:
+    assert messages.decode(messages.encode(fits)) == fits
+    with pytest.raises(ProtocolError, match=text):
+        messages.decode(messages.encode(over))
+
+
 def test_whole_numbers_are_sent_as_floats_where_the_wire_has_floats() -> None:
-    assert messages.decode(messages.encode(Forecast(0, 0, (), (1,), (1,)))) == Forecast(0, 0.0, (), (1,), (1.0,))
+    table = KeyTable("m", b"", 0, True, 1, (1,), (1,))
+    read = messages.decode(messages.encode(Forecast(0, 0, 2, (), (table,))))
+    assert read == Forecast(0, 0, 2.0, (), (replace(table, seconds=(1.0,)),))
     assert control.decode(control.encode(control.Drain(5))) == control.Drain(5.0)
 
 

@@ -449,7 +449,7 @@ def test_newcomer_is_told_what_the_others_know() -> None:
     bench.clock.advance(1.0)
     bench.send(bench.item(1), origin=BOB)
     bench.settle()
-    assert bench.port.forecasts(BOB)[-1].sizes == (1, 8)
+    assert bench.port.forecasts(BOB)[-1].tables[0].sizes == (1, 8)
 
 
 def test_busy_host_forecasts_at_most_once_in_an_interval() -> None:
@@ -475,8 +475,8 @@ def test_dispatcher_learns_from_the_warm_up() -> None:
         bench.host.learn(Observation("__call__", key, rows, seconds))
     bench.send(bench.item(1))
     bench.settle()
-    forecast = bench.port.forecasts(ALICE)[0]
-    assert dict(zip(forecast.sizes, forecast.seconds, strict=True)) == pytest.approx({1: 0.1, 2: 0.15, 4: 0.2, 8: 0.3})
+    (table,) = bench.port.forecasts(ALICE)[0].tables
+    assert dict(zip(table.sizes, table.seconds, strict=True)) == pytest.approx({1: 0.1, 2: 0.15, 4: 0.2, 8: 0.3})
 
 
 def test_batch_costs_from_its_decision_to_the_next_one() -> None:
@@ -487,7 +487,7 @@ def test_batch_costs_from_its_decision_to_the_next_one() -> None:
         bench.settle()
         bench.clock.advance(5.0)
     bench.settle()
-    assert bench.port.forecasts(ALICE)[-1].seconds == pytest.approx((0.03,))
+    assert bench.port.forecasts(ALICE)[-1].tables[0].seconds == pytest.approx((0.03,))
 
 
 REMOTE = b"\x02" + b"r" * 15

@@ -29,7 +29,8 @@ DESCRIPTIONS = {
     "answers": "Two results, one refusal with Retry-After, one CANCELLED that only returns credit.",
     "answers_frames": "Three results, of which the first has one frame.",
     "answers_empty": "Nothing to say: valid, and ignored.",
-    "forecast": "Two workers, 12 rows queued, a table of three sizes.",
+    "forecast": "Two workers, 12 rows queued in two classes, two tables of three sizes and of one, the last one given.",
+    "forecast_idle": "Nothing waits, and nothing is known.",
     "hello": "A worker's first message to the supervisor.",
     "child_state": "A worker is ready at its address, and at one for clients on other machines.",
     "topology": "One host, one lost host whose two started requests are known, one runner given up.",
@@ -55,6 +56,7 @@ def refused() -> list[dict[str, Any]]:
         ("a byte after the head", [head(2, ORIGIN, []) + b"\xc0"]),
         ("head cut short", [head(2, ORIGIN, [1])[:-1]]),
         ("an array that claims 4,294,967,295 elements", [b"\x93\x01\x01\xdd\xff\xff\xff\xff"]),
+    table = ["__call__", b"", 0, False, 64]
         ("2,000 nested arrays", [b"\x91" * 2_000]),
         ("an ext type", [head(2, ORIGIN, [msgpack.ExtType(5, b"x")])]),
         ("a map with an integer key", [head(1, ORIGIN, [[*request[:13], [1, [1], {1: 2}], 0]])]),
@@ -67,7 +69,9 @@ def refused() -> list[dict[str, Any]]:
         ("a counter that is true", [head(1, ORIGIN, [[True, *request[1:]]])]),
         ("a counter that is a float", [head(2, ORIGIN, [1.0])]),
         ("a request of 14 fields", [head(1, ORIGIN, [request[:14]])]),
-        ("a forecast with NaN", [head(4, 1, float("nan"), [], [], [])]),
+        ("a forecast with NaN", [head(4, 1, 1, float("nan"), [], [], [])]),
+        ("a forecast of 9 points", [head(4, 1, 9, 1.0, [], [], [[0, 1, 1]] * 9)]),
+        ("a forecast with a table that does not rise", [head(4, 1, 1, 1.0, [], [[*table, [2, 2], [1.0, 1.0]]], [])]),
         ("a failure that asks to wait for ever", [head(3, ORIGIN, [], [[1, 0, "x", "x", float("inf")]])]),
     ]
     return [{"description": text, "parts": [part.hex() for part in parts]} for text, parts in cases]
