@@ -1,44 +1,89 @@
 """What the recent arrivals of one key say about those to come: rows per second and the usual latency budget."""
 
-from collections import deque
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 
 BUDGETS = 16
 WINDOW_S = 1.0
+LONG = 6  # the long window is so many short ones
+RESIZE = 0.01  # a window that would change by less stays
 
 
 class Arrivals:
-    """Rows are counted in two windows, the current and the one before, which bounds both memory and staleness."""
+    """Rows are counted in windows, the current one and the LONG before it, which bounds both memory and staleness.
 
-    __slots__ = ("_before", "_begin", "_budgets", "_count", "window_s")
+    Of the oldest window counts the part that is still within reach, as if its rows had come evenly.
+    """
+
+    __slots__ = ("_begin", "_budget_s", "_budgets", "_count", "_ends", "_past", "_past_rows", "window_s")
 
     def __init__(self) -> None:
         self.window_s = WINDOW_S
         self._begin = -inf
-        self._count = 0
-        self._before = 0
-        self._budgets: deque[float] = deque(maxlen=BUDGETS)
+        self._ends = -inf
+        self._count: float = 0
+        self._past: list[float] = [0] * LONG  # the newest first
+        self._past_rows: float = 0
+        self._budgets: list[float] = []
+        self._budget_s: float | None = None
 
     def add(self, rows: int, budget_s: float, now: float) -> None:
-        if now - self._begin >= self.window_s:
+        if now >= self._ends:
             self._turn(now)
         self._count += rows
-        self._budgets.append(budget_s)
+        budgets = self._budgets
+        budgets.append(budget_s)
+        if len(budgets) == BUDGETS:
+            self._budget_s = sorted(budgets)[BUDGETS // 2]
+            budgets.clear()
 
     def rate(self, now: float) -> float:
-        """Rows per second over the last one to two windows."""
-        if now - self._begin >= self.window_s:
+        """Rows per second over the last window."""
+        if now >= self._ends:
             self._turn(now)
-        passed = (now - self._begin) / self.window_s
-        return (self._count + self._before * (1.0 - passed)) / self.window_s
+        left = (self._ends - now) / self.window_s
+        return (self._count + self._past[0] * left) / self.window_s
+
+    def demand(self, now: float) -> float:
+        """Rows per second to be ready for: over the last LONG windows, or over the last one less the error that its
+        count has by chance, if that is more. So a burst shows within one window and a chance cluster does not."""
+        if now >= self._ends:
+            self._turn(now)
+        window_s, past = self.window_s, self._past
+        left = (self._ends - now) / window_s
+        recent = self._count + past[0] * left
+        lasting = (self._count + self._past_rows - past[-1] * (1.0 - left)) / LONG
+        return max(lasting, recent - sqrt(recent)) / window_s
 
     def budget_s(self) -> float:
-        """Median of the last budgets; inf where most have none."""
+        """Median of the last BUDGETS or so; inf where most have none."""
+        if self._budget_s is not None:
+            return self._budget_s
         ordered = sorted(self._budgets)
         return ordered[len(ordered) // 2] if ordered else inf
 
+    def resize(self, window_s: float, now: float) -> None:
+        """The window in seconds. What was counted so far goes on to count at its rate."""
+        factor = window_s / self.window_s
+        if abs(factor - 1.0) < RESIZE:
+            return
+        self.window_s = window_s
+        if isfinite(self._begin):
+            self._begin = now - (now - self._begin) * factor
+            self._ends = self._begin + window_s
+        self._count *= factor
+        self._past = [rows * factor for rows in self._past]
+        self._past_rows *= factor
+
     def _turn(self, now: float) -> None:
-        windows = (now - self._begin) // self.window_s if isfinite(self._begin) else inf
-        self._before = self._count if windows < 2 else 0
-        self._begin = self._begin + self.window_s if windows < 2 else now
+        """The present window has ended, perhaps long ago."""
+        windows = max(1.0, (now - self._begin) // self.window_s) if isfinite(self._begin) else inf
+        if windows > LONG:
+            self._past = [0] * LONG
+            self._begin = now
+        else:
+            empty = int(windows) - 1
+            self._past = [*[0] * empty, self._count, *self._past][:LONG]
+            self._begin += windows * self.window_s
+        self._past_rows = sum(self._past)
         self._count = 0
+        self._ends = self._begin + self.window_s

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from paceline.runner.dispatcher.arrivals import Arrivals
+from paceline.runner.dispatcher.pace import Pace
 from paceline.runner.dispatcher.queue import KeyQueue, Waiting
 
 Urgency = tuple[int, float, float]
@@ -20,6 +21,8 @@ class KeyState:
     arrivals: Arrivals = field(default_factory=Arrivals)
     urgency: Urgency | None = None  # among the keys; None = to be computed, the queue has changed
     urgency_of: tuple[str, int] = ("", 0)  # the worker profile and the version of the tables that it holds for
+    paces: dict[tuple[str, int, float], Pace] = field(default_factory=dict)  # by profile, cap and budget
+    paces_of: tuple[int, int] = (-1, -1)  # the versions of tables and fleet that they hold for
 
 
 class Backlog:

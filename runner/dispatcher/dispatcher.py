@@ -18,6 +18,7 @@ from paceline.runner.dispatcher.events import (
     Cancelled,
     CapChanged,
     Event,
+    Measured,
     Tick,
     WorkerDraining,
     WorkerJoined,
@@ -28,7 +29,7 @@ from paceline.runner.dispatcher.forecast import Forecast, drain_rate, read_forec
 from paceline.runner.dispatcher.planner import Planner
 from paceline.runner.dispatcher.queue import Waiting
 from paceline.runner.dispatcher.table_book import TableBook
-from paceline.runner.dispatcher.timing import hold_until
+from paceline.runner.dispatcher.timing import Timing
 
 
 class Dispatcher:
@@ -50,7 +51,8 @@ class Dispatcher:
         self._backlog = Backlog(config.keys_max)
         self._fleet = Fleet(config.prefetch_s)
         self._tables = TableBook(config)
-        self._planner = Planner(config, self._backlog, self._fleet, self._tables)
+        timing = Timing(config, self._fleet, self._tables)
+        self._planner = Planner(config, self._backlog, self._fleet, self._tables, timing)
         self._buckets = tuple(sorted(config.buckets))
         self._live: dict[Hashable, Waiting | Batch] = {}
         self._numbers = count()
@@ -58,7 +60,8 @@ class Dispatcher:
         self._now = -inf
         self._wake_at = inf  # the newest WakeAt; never later than the earliest deadline in the queue
         self._wake_wanted = inf  # no later than the deadline of anybody who was queued since then
-        self._hold_until = inf
+        self._hold_until = inf  # when the first of the queues that are held back is due
+        self._prefetch_at = inf  # when the first of the busy workers takes a batch in advance
         self._retry_after_s: float | None = None
         self._actions: list[Action] = []
 
@@ -86,7 +89,7 @@ class Dispatcher:
             self._expire(now)
         self._decide(now)
         if self._backlog.rows:
-            self._wake(now)
+            self._wake()
         actions, self._actions = self._actions, []
         return actions
 
@@ -114,6 +117,10 @@ class Dispatcher:
                     self._take_back(batch, may_have_started, now)
             case CapChanged():
                 self._backlog.lower_cap(event.key, event.rows, event.until, now)
+            case Measured():
+                if event.rows >= 1 and 0 < event.duration < inf:
+                    rows = pad(event.rows, self._buckets)
+                    self._tables.observe(event.profile, event.key, rows, event.duration, now)
             case Tick():
                 pass
 
@@ -206,18 +213,17 @@ class Dispatcher:
 
     def _decide(self, now: float) -> None:
         backlog, fleet = self._backlog, self._fleet
-        self._hold_until = inf
+        self._hold_until = self._prefetch_at = inf
         while backlog.rows:
-            until = hold_until(now)
-            if until > now:
-                self._hold_until = until
-                return
             worker = fleet.next_free(now)
             if worker is None:
+                self._prefetch_at = fleet.next_prefetch_at()
                 return
-            self._serve(worker, now)
+            if not self._serve(worker, now):
+                return
 
-    def _serve(self, worker: Worker, now: float) -> None:
+    def _serve(self, worker: Worker, now: float) -> bool:
+        """False: all that waits is held back from this worker."""
         start = max(now, worker.free_at) if worker.batches else now
         plan = self._planner.plan(worker, start, now)
         for waiting in plan.hopeless:
@@ -228,6 +234,8 @@ class Dispatcher:
             )
         if plan.members:
             self._bind(worker, plan.members, start, now)
+        self._hold_until = plan.held_until
+        return bool(plan.members)
 
     def _bind(self, worker: Worker, members: list[Waiting], start: float, now: float) -> None:
         first = members[0].request
@@ -254,11 +262,11 @@ class Dispatcher:
             )
         )
 
-    def _wake(self, now: float) -> None:
+    def _wake(self) -> None:
         """Says when to call again, only if that must be sooner than said before."""
         if self._wake_wanted < self._wake_at:
             self._wake_wanted = self._backlog.earliest_deadline()
-        wanted = min(self._wake_wanted, self._hold_until, max(now, self._fleet.next_prefetch_at()))
+        wanted = min(self._wake_wanted, self._hold_until, self._prefetch_at)
         if wanted < self._wake_at:
             self._wake_at = wanted
             self._actions.append(WakeAt(wanted))

@@ -40,11 +40,22 @@ class Fleet:
     def __init__(self, prefetch_s: float) -> None:
         self.idle = 0  # workers without a batch that take one
         self.profiles: Counter[str] = Counter()
+        self.crew: Counter[str] = Counter()  # the profiles of those that take batches: no draining worker
+        self.version = 0  # changes whenever the crew does
+        self._size = 0  # of the crew
+        self._next: Worker | None = None
+        self._next_is_known = False
         self._prefetch_s = prefetch_s
         self._workers: dict[Hashable, Worker] = {}
 
     def __len__(self) -> int:
         return len(self._workers)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether a worker that takes batches computes while another is there to wait for it."""
+        size = self._size
+        return size > 1 and self.idle < size
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -55,14 +66,15 @@ class Fleet:
         self._workers[worker_id] = Worker(worker_id, profile)
         self.profiles[profile] += 1
         self.idle += 1
+        self._enlist(profile, 1)
 
     def drain(self, worker_id: Hashable) -> None:
         worker = self._workers.get(worker_id)
         if worker is None or worker.draining:
             return
-        if worker.batches:
-            worker.draining = True
-        else:
+        self._enlist(worker.profile, -1)
+        worker.draining = True
+        if not worker.batches:
             self.idle -= 1
             self._forget(worker)
 
@@ -73,29 +85,48 @@ class Fleet:
             return []
         if not worker.batches:
             self.idle -= 1
+        if not worker.draining:
+            self._enlist(worker.profile, -1)
         self._forget(worker)
         return [(batch, started is None or batch.batch_id in started) for batch in worker.batches]
 
     def next_free(self, now: float) -> Worker | None:
         """An idle worker, else one whose only batch is predicted to end within prefetch_s."""
+        worker = self._soonest()
+        if worker is None or not worker.batches or worker.free_at - self._prefetch_s <= now:
+            return worker
+        return None
+
+    def next_prefetch_at(self) -> float:
+        """When the first busy worker takes a batch in advance; inf = none will, or an idle one is there."""
+        worker = self._soonest()
+        return inf if worker is None or not worker.batches else worker.free_at - self._prefetch_s
+
+    def _soonest(self) -> Worker | None:
+        """The first that is idle, else with prefetch the one whose only batch is predicted to end first."""
+        if not self._next_is_known:
+            self._next = self._find_soonest()
+            self._next_is_known = True
+        return self._next
+
+    def _find_soonest(self) -> Worker | None:
         if self.idle:
-            return next(worker for worker in self._workers.values() if not worker.batches)
+            return next(worker for worker in self if not worker.batches)
         if self._prefetch_s <= 0:
             return None
         holders = [worker for worker in self if len(worker.batches) == 1 and not worker.draining]
-        soonest = min(holders, key=lambda worker: worker.free_at, default=None)
-        return soonest if soonest is not None and soonest.free_at - self._prefetch_s <= now else None
+        return min(holders, key=lambda worker: worker.free_at, default=None)
 
-    def next_prefetch_at(self) -> float:
-        """When the next busy worker will take a batch in advance; inf = none will."""
-        if self._prefetch_s <= 0:
-            return inf
-        ends = (worker.free_at for worker in self if len(worker.batches) == 1 and not worker.draining)
-        return min(ends, default=inf) - self._prefetch_s
+    def others_free_in(self, served: Worker, start: float) -> tuple[float, ...]:
+        """Seconds from `start` until each worker but the one that is served then is free; those that cannot be
+        predicted are left out."""
+        others = [worker for worker in self if worker is not served and not worker.draining and worker.free_at < inf]
+        return tuple([max(0.0, worker.free_at - start) if worker.batches else 0.0 for worker in others])
 
     def bind(self, worker: Worker, batch: Batch, start: float) -> None:
         if not worker.batches:
             self.idle -= 1
+        self._next_is_known = False
         worker.batches.append(batch)
         worker.free_at = inf if batch.predicted_s is None else start + batch.predicted_s
 
@@ -105,6 +136,7 @@ class Fleet:
         batch = next((b for b in worker.batches if b.batch_id == batch_id), None) if worker else None
         if worker is None or batch is None:
             return None
+        self._next_is_known = False
         worker.batches.remove(batch)
         worker.free_at = now + sum(inf if b.predicted_s is None else b.predicted_s for b in worker.batches)
         if not worker.batches:
@@ -113,6 +145,15 @@ class Fleet:
             else:
                 self.idle += 1
         return batch
+
+    def _enlist(self, profile: str, count: int) -> None:
+        """So many workers of this profile more that take batches."""
+        self.crew[profile] += count
+        if not self.crew[profile]:
+            del self.crew[profile]
+        self._size += count
+        self.version += 1
+        self._next_is_known = False
 
     def _forget(self, worker: Worker) -> None:
         del self._workers[worker.worker_id]

@@ -1,21 +1,23 @@
 """Rolls a choice of batch a few dispatches forward, in plain numbers, to see what it costs the requests behind.
 
 Positions count rows, from the head of the queue; slacks are the seconds from the start of the batch in question until
-the deadline, less the way back. Behind the queue arrivals go on evenly spaced at the measured rate.
+the deadline, less the way back. Behind the queue arrivals go on evenly spaced at the measured rate. Whichever worker is
+free first takes the next batch.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from heapq import heapify, heapreplace
 from math import ceil, inf
 from typing import NamedTuple
 
 from paceline.runner.dispatcher.curve import Curve
 
-DISPATCHES = 3
+DISPATCHES_MAX = 10  # one for each worker and two more, but not more than this
 
 
 class Yield(NamedTuple):
-    """Rows served in time, and the seconds that the worker took for them."""
+    """Rows served in time, and the seconds until the workers are free after them, in the mean."""
 
     rows: int
     seconds: float
@@ -25,8 +27,16 @@ class LookAhead:
     """The queue as it will be: `slacks` of the first rows, `known` rows in all, then arrivals at `rate` rows/s."""
 
     def __init__(
-        self, slacks: Sequence[float], known: int, curve: Curve, target: int, rate: float, budget_s: float
+        self,
+        slacks: Sequence[float],
+        known: int,
+        curve: Curve,
+        target: int,
+        rate: float,
+        budget_s: float,
+        others: Sequence[float] = (),
     ) -> None:
+        """`others`: seconds until each of the other workers is free."""
         self._slacks = slacks
         self._known = known
         self._curve = curve
@@ -34,14 +44,18 @@ class LookAhead:
         self._target = target
         self._rate = rate
         self._budget_s = budget_s
+        self._others = others
+        self._dispatches = min(len(others) + 3, DISPATCHES_MAX)
 
     def roll(self, skip: int, rows: int, full_fit: bool) -> Yield:
         """Serve `rows` behind the first `skip`, then go on by one of two rules: full fit drops heads until all that
         waits (up to the target) meets the head's deadline; deadline fit cuts the batch to what the head allows."""
-        seconds = self._curve.seconds(rows)
+        free = [self._curve.seconds(rows), *self._others]
+        heapify(free)
         served = rows
         head = skip + rows
-        for _ in range(DISPATCHES - 1):
+        for _ in range(self._dispatches - 1):
+            seconds = free[0]
             waiting = self._known + int(self._rate * seconds) - head
             if waiting <= 0:
                 if self._rate <= 0:
@@ -50,15 +64,15 @@ class LookAhead:
                 waiting = 1
             dropped = self._dropped(head, waiting, seconds, full_fit)
             head += dropped
-            if dropped == waiting:
-                continue
-            rows = min(waiting - dropped, self._target)
-            if not full_fit:
-                rows = max(1, self._curve.rows_within(self._slack(head) - seconds, rows))
-            head += rows
-            served += rows
-            seconds += self._curve.seconds(rows)
-        return Yield(served, seconds)
+            if dropped < waiting:
+                rows = min(waiting - dropped, self._target)
+                if not full_fit:
+                    rows = max(1, self._curve.rows_within(self._slack(head) - seconds, rows))
+                head += rows
+                served += rows
+                seconds += self._curve.seconds(rows)
+            heapreplace(free, seconds)
+        return Yield(served, sum(free) / len(free))
 
     def _dropped(self, head: int, waiting: int, at: float, full_fit: bool) -> int:
         """The fewest heads to drop: all until the first that allows as many rows as are wanted behind it."""

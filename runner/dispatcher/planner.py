@@ -4,6 +4,7 @@ Takes what it decides on out of the backlog; answering is the dispatcher's part.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -15,27 +16,32 @@ from paceline.runner.dispatcher.fleet import Fleet, Worker
 from paceline.runner.dispatcher.queue import KeyQueue, Lane, Waiting, deadline_of
 from paceline.runner.dispatcher.sizing import Choice, Outlook, batch_target, choose, fit, is_simple
 from paceline.runner.dispatcher.table_book import Table, TableBook
+from paceline.runner.dispatcher.timing import WINDOW_BATCHES, Timing
 
 PATIENCE_S = 30.0  # without a deadline a request counts as due so long after its arrival: between keys only
-WINDOW_BATCHES = 10  # arrivals are counted over at most so many of the longest batches
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`members` go to the worker, none = nothing to do; `hopeless` are to be refused."""
+    """`members` go to the worker, none = nothing to do; `hopeless` are to be refused. `held_until`: when the first of
+    the keys that are held back for lack of rows is due, if nothing goes to the worker."""
 
     members: list[Waiting]
     hopeless: list[Waiting]
+    held_until: float = inf
 
 
 class Planner:
     """Reads fleet and tables, takes requests out of the backlog."""
 
-    def __init__(self, config: DispatcherConfig, backlog: Backlog, fleet: Fleet, tables: TableBook) -> None:
+    def __init__(
+        self, config: DispatcherConfig, backlog: Backlog, fleet: Fleet, tables: TableBook, timing: Timing
+    ) -> None:
         self._config = config
         self._backlog = backlog
         self._fleet = fleet
         self._tables = tables
+        self._timing = timing
 
     def cap(self, request: Arrived, now: float) -> int:
         """The most rows of a batch that holds this request."""
@@ -66,31 +72,45 @@ class Planner:
     def plan(self, worker: Worker, start: float, now: float) -> Plan:
         """For a batch that begins at `start`: now, or later if it is bound in advance."""
         hopeless: list[Waiting] = []
-        while self._backlog.rows:
-            state = self._most_urgent(worker.profile, now)
+        held_until = inf
+        for state in self._by_urgency(worker.profile, now):
             table = self._tables.table(worker.profile, state.key)
             if table.grounded:
                 for lane in list(state.queue.lanes):
                     hopeless += self._pop_hopeless(state, lane, len(lane.entries), start, now)
-            if state.queue:
-                members, skipped = self._take(state, table, start, now)
+            if not state.queue:
+                continue
+            until = self.hold_until(state, worker, start, now)
+            if until > start:
+                held_until = min(held_until, until)
+            else:
+                members, skipped = self._take(state, table, worker, start, now)
                 if skipped:
                     free_at = self._next_start(worker, members, start, now)
                     hopeless += self._pop_hopeless(state, state.queue.lanes[0], skipped, free_at, now)
                 return Plan(members, hopeless)
-        return self._probe(worker, hopeless, now)
+        return self._probe(worker, hopeless, now) if held_until == inf else Plan([], hopeless, held_until)
+
+    def hold_until(self, state: KeyState, worker: Worker, start: float, now: float) -> float:
+        """A time up to `start` means that the key's batch may go to this worker."""
+        if not self._fleet.in_step:
+            return -inf
+        return self._timing.hold_until(state, worker, self.cap(state.queue.head.request, now), start, now)
 
     # Which key
 
-    def _most_urgent(self, profile: str, now: float) -> KeyState:
-        states = self._backlog.waiting.values()
-        if len(states) == 1:
-            return next(iter(states))
-        known = (profile, self._tables.version)
-        for state in states:
-            if state.urgency is None or state.urgency_of != known:
-                state.urgency, state.urgency_of = self._urgency(state, profile, now), known
-        return min(states, key=_urgency)
+    def _by_urgency(self, profile: str, now: float) -> Iterator[KeyState]:
+        """The keys that wait, the most urgent first; nearly always that one is all that is asked for."""
+        states = list(self._backlog.waiting.values())
+        if len(states) > 1:
+            known = (profile, self._tables.version)
+            for state in states:
+                if state.urgency is None or state.urgency_of != known:
+                    state.urgency, state.urgency_of = self._urgency(state, profile, now), known
+            first = min(states, key=_urgency)
+            yield first
+            states = sorted([state for state in states if state is not first], key=_urgency)
+        yield from states
 
     def _urgency(self, state: KeyState, profile: str, now: float) -> Urgency:
         """Priority, then right edge: the latest start that meets the head's deadline; ties to more rows per second."""
@@ -149,17 +169,20 @@ class Planner:
 
     # Which batch
 
-    def _take(self, state: KeyState, table: Table, start: float, now: float) -> tuple[list[Waiting], int]:
+    def _take(
+        self, state: KeyState, table: Table, worker: Worker, start: float, now: float
+    ) -> tuple[list[Waiting], int]:
         """The members of the batch, which leave the queue, and how many heads before them were skipped."""
         queue = state.queue
         before = queue.rows
-        choice = self._choose(state, table, self.cap(queue.head.request, now), start, now)
+        choice = self._choose(state, table, worker, start, now)
         members = self._gather(queue, table, choice, start)
         self._backlog.left(state, before - queue.rows)
         return members, choice.skip
 
-    def _choose(self, state: KeyState, table: Table, cap: int, start: float, now: float) -> Choice:
+    def _choose(self, state: KeyState, table: Table, worker: Worker, start: float, now: float) -> Choice:
         queue = state.queue
+        cap = self.cap(queue.head.request, now)
         rows = batch_target(queue, table, cap)
         at = start + self._config.reply_s
         slack_s = queue.head.deadline - at
@@ -170,15 +193,17 @@ class Planner:
             return Choice(0, rows)
         if not table.grounded or self._fleet.idle > 1:
             return fit(queue, table, rows, slack_s)
-        return choose(queue, table, cap, at, self._outlook(state, table, now))
+        return choose(queue, table, cap, at, self._outlook(state, table, worker, start, now))
 
-    def _outlook(self, state: KeyState, table: Table, now: float) -> Outlook:
+    def _outlook(self, state: KeyState, table: Table, worker: Worker, start: float, now: float) -> Outlook:
         budget_s = state.arrivals.budget_s() if self._config.budget_s is None else self._config.budget_s
         curve = table.curve
         if curve is not None:
             longest_s = curve.seconds(self._config.max_batch_size)
-            state.arrivals.window_s = max(min(budget_s, WINDOW_BATCHES * longest_s), 1e-6)
-        return Outlook(state.arrivals.rate(now), budget_s)
+            state.arrivals.resize(max(min(budget_s, WINDOW_BATCHES * longest_s), 1e-6), now)
+        if not self._fleet.in_step:
+            return Outlook(state.arrivals.rate(now), budget_s)
+        return Outlook(state.arrivals.demand(now), budget_s, self._fleet.others_free_in(worker, start))
 
     def _gather(self, queue: KeyQueue, table: Table, choice: Choice, start: float) -> list[Waiting]:
         """In order; the first always goes, lower lanes fill the room that is left if their deadlines allow."""

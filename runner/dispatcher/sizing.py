@@ -29,10 +29,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What is expected to arrive: rows per second, each with this time from arrival to deadline."""
+    """What is expected to arrive: rows per second, each with this time from arrival to deadline. `others`: seconds from
+    the start of the batch until each of the other workers is free."""
 
     rate: float
     budget_s: float
+    others: tuple[float, ...] = ()
 
 
 def batch_target(queue: KeyQueue, table: Table, cap: int) -> int:
@@ -78,7 +80,7 @@ def choose(queue: KeyQueue, table: Table, cap: int, at: float, outlook: Outlook)
 
 def _look_ahead(lane: Lane, rows: int, curve: Curve, target: int, at: float, outlook: Outlook) -> LookAhead:
     slacks = [waiting.deadline - at for waiting in lane.entries[:rows] for _ in range(waiting.request.rows)]
-    return LookAhead(slacks, lane.rows, curve, target, outlook.rate, outlook.budget_s)
+    return LookAhead(slacks, lane.rows, curve, target, outlook.rate, outlook.budget_s, outlook.others)
 
 
 def _best(choices: list[tuple[Choice, int]], ahead: LookAhead, rate: float) -> tuple[Choice, int]:

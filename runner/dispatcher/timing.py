@@ -1,10 +1,104 @@
-"""WHEN: until when a free worker is held back so that a batch can grow. One function, all of the policy on time."""
+"""WHEN: until when the queue of a key is held back from a free worker, so that its batch can grow.
+
+One worker: never. The next batch collects for free while it computes, and waiting on top only lengthens the cycle.
+
+Several workers. A batch of b rows occupies a worker for L[b] seconds, N workers can give rows away at N b/L[b] per
+second, and a pool that serves at once pays the fixed part of L for each row that comes while one is idle, until all are
+in step and a request may wait for a whole batch before its own. Evenly spaced, the next worker is free L[b]/N later:
+
+- The least b that carries the load, N b/L[b] >= need, is enough; more would only add delay. This is M, the control
+  limit. That the best rule has this form, serve as soon as a level is reached, is shown by Deb and Serfozo, Optimal
+  control of batch service queues, Advances in Applied Probability 5 (1973). 1 at low load: nobody waits for a timer.
+- need = rate + max(rate/10, sqrt(rate/S)): what comes within a budget S varies by the square root of its number, so
+  that much room is kept (the square-root staffing rule: Halfin and Whitt, Operations Research 29, 1981).
+- Who has just missed a batch waits for the next and then for his own: L[b]/N + L[b] <= S. The largest b for which
+  this holds, T, the stagger target, is enough even where the load asks for more.
+- A head that could not be served with one row more, at d - L[q+1] - o, waits no longer: the latest moment of deferred
+  batch scheduling (Chen et al., Symphony, 2023), here the bound of a hold, not its aim.
+
+So hold while q < min(M, T), up to that moment, as long as another worker computes: when none does there is nobody to
+keep in step with, and a request that comes alone after load has stopped must not pay for it. Workers of several kinds
+count with their own L: for N b/L[b] put the sum of b/L[b] over all, for L[b]/N one over the sum of 1/L[b].
+"""
+
+from math import inf, sqrt
+
+from paceline.runner.dispatcher.backlog import KeyState
+from paceline.runner.dispatcher.config import DispatcherConfig
+from paceline.runner.dispatcher.curve import Curve
+from paceline.runner.dispatcher.fleet import Fleet, Worker
+from paceline.runner.dispatcher.pace import Pace, sizes_to, stagger_target, supply
+from paceline.runner.dispatcher.table_book import Table, TableBook
+
+WINDOW_BATCHES = 10  # what lies further back, or ahead, than so many of the longest batches does not matter
+HEADROOM = 0.1
+WINDOW_S_MIN = 1e-6
+PACES_MAX = 16  # kept per key: as many as a mix of budgets may need at once
+ROUNDING_S = 1e-6  # a batch that is held to the last moment must not miss it by the rounding of a sum
 
 
-def hold_until(now: float) -> float:
-    """A time up to `now` means: dispatch at once.
+class Timing:
+    """Reads fleet, tables and queues; what it derives from them it keeps with the key."""
 
-    Eager: with one worker the next batch collects for free while it computes, and waiting on top only lengthens the
-    cycle (Deb and Serfozo, Optimal control of batch service queues, 1973, with a control limit of 1).
-    """
-    return now
+    def __init__(self, config: DispatcherConfig, fleet: Fleet, tables: TableBook) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._tables = tables
+
+    def hold_until(self, state: KeyState, worker: Worker, cap: int, start: float, now: float) -> float:
+        """Until when the queue is held back from this worker, for a batch that could begin at `start`; a time up to
+        `start` means: dispatch. Only a dispatch, an arrival or a change among the workers moves it."""
+        queue = state.queue
+        head = queue.head
+        table = self._tables.table(worker.profile, state.key)
+        curve = table.curve
+        if not self._fleet.in_step or curve is None or not table.grounded or head.runs_alone:
+            return -inf
+        pace = self.pace(state, worker.profile, table, cap, now)
+        due = queue.earliest_deadline() if len(queue.lanes) > 1 else head.deadline
+        due = min(due, head.arrived_at + pace.patience_s)
+        rows = queue.rows
+        until = due - self._config.reply_s - curve.seconds(rows + 1) - ROUNDING_S
+        if until <= start or rows >= pace.sizes[-1]:
+            return -inf
+        return until if rows < pace.level(need(state.arrivals.demand(now), pace.window_s)) else -inf
+
+    def pace(self, state: KeyState, profile: str, table: Table, cap: int, now: float) -> Pace:
+        """Sets the window in which arrivals are counted, too."""
+        versions = (self._tables.version, self._fleet.version)
+        if state.paces_of != versions:
+            state.paces.clear()
+            state.paces_of = versions
+        budget_s = self._config.budget_s
+        if budget_s is None:
+            budget_s = state.arrivals.budget_s()
+        limit = int(min(cap, table.rows_allowed))
+        pace = state.paces.get((profile, limit, budget_s))
+        if pace is None:
+            if len(state.paces) >= PACES_MAX:
+                state.paces.clear()
+            pace = state.paces[profile, limit, budget_s] = self._derive(state, profile, limit, budget_s)
+        if state.arrivals.window_s != pace.window_s:
+            state.arrivals.resize(pace.window_s, now)
+        return pace
+
+    def _derive(self, state: KeyState, profile: str, limit: int, budget_s: float) -> Pace:
+        curves = [(self._curve(other, state), count) for other, count in self._fleet.crew.items()]
+        own = self._curve(profile, state)
+        assert own is not None
+        config = self._config
+        patience_s = WINDOW_BATCHES * own.seconds(config.max_batch_size)
+        budget_s = min(budget_s, patience_s)
+        crew = [(curve, count) for curve, count in curves if curve is not None]
+        target = stagger_target(own, crew, budget_s - config.reply_s, own.best_rows(limit))
+        sizes = sizes_to(target, [*(rows for rows, _ in own.points), *config.buckets])
+        return Pace(max(budget_s, WINDOW_S_MIN), patience_s, sizes, supply(crew, sizes))
+
+    def _curve(self, profile: str, state: KeyState) -> Curve | None:
+        table = self._tables.peek(profile, state.key)
+        return None if table is None else table.curve
+
+
+def need(rate: float, window_s: float) -> float:
+    """Rows per second that the workers should be able to give away: the rate with headroom for its chance."""
+    return rate + max(HEADROOM * rate, sqrt(rate / window_s))

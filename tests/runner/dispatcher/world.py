@@ -97,7 +97,7 @@ class World:
         """One call of the dispatcher, with every promise checked on what it answers."""
         for action in self.dispatcher.handle_all(events, self.now):
             self._obey(action)
-        self._check(not (self.queued and self._idle()), f"workers {self._idle()} wait beside {list(self.queued)}")
+        self._check_hold()
 
     # The weather
 
@@ -220,9 +220,7 @@ class World:
         self._check(len(self.answers) == self.next_id, "somebody got no answer")
         self._check(not self.dispatcher._live and not self.dispatcher._backlog.waiting, "something is left")
         self._check(self.dispatcher._backlog.rows == 0, "rows are left")
-        self._check(
-            self.dispatcher._fleet.idle == len(self.workers) - len(self.draining), "idle workers are miscounted"
-        )
+        self._check(self.dispatcher._fleet.idle == len(self._idle()), "idle workers are miscounted")
 
     # The promises
 
@@ -277,6 +275,16 @@ class World:
         for request_id, person in self.queued.items():
             overtaken = request_id not in going and person.order < last.get(_rank(person), (-inf, 0))
             self._check(not overtaken, f"{request_id} was overtaken by an equal")
+
+    def _check_hold(self) -> None:
+        """An idle worker beside a request: only while another one computes, and until a timer at the latest."""
+        idle, crew = self._idle(), set(self.workers) - self.draining
+        if not self.queued or not idle:
+            return
+        self._check(len(idle) < len(crew), f"all of {idle} wait beside {list(self.queued)}")
+        earliest = min(person.arrived.deadline for person in self.queued.values())
+        self._check(bool(self.timers), f"{idle} wait for nothing beside {list(self.queued)}")
+        self._check(self.now < self.timers[0] <= earliest, f"{idle} wait until {self.timers[0]}, due {earliest}")
 
     def _check_worker(self, dispatch: Dispatch) -> None:
         assert isinstance(dispatch.worker_id, int)

@@ -1,0 +1,60 @@
+"""How large batches of one key must be for a crew of workers to carry a load, and how large they may be.
+
+Plain numbers, derived from latency curves; timing.py says why. Sizes in rows, times in seconds.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from paceline.runner.dispatcher.curve import INSTANT_S, Curve
+
+FINE_SIZES = 64
+Crew = Sequence[tuple[Curve, int]]  # how many workers have this curve
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What holds for one key on one kind of worker as long as tables, workers, cap and budget stay as they are.
+
+    `supply[i]`: the most rows per second that all workers give away in batches of up to `sizes[i]` rows; the last size
+    is the stagger target.
+    """
+
+    window_s: float
+    patience_s: float  # from arrival; a later deadline, or none, is no reason to be held for longer
+    sizes: Sequence[int]
+    supply: Sequence[float]
+
+    def level(self, need: float) -> int:
+        """The queued rows at which a batch goes: control limit or stagger target, whichever is less."""
+        return self.sizes[min(bisect_left(self.supply, need), len(self.sizes) - 1)]
+
+
+def stagger_target(own: Curve, crew: Crew, budget_s: float, rows_max: int) -> int:
+    """The most rows for which waiting for the next worker and then for the batch fits the budget; at least 1."""
+    low, high = 1, rows_max + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        gap_s = 1.0 / sum(count / max(curve.seconds(middle), INSTANT_S) for curve, count in crew)
+        if gap_s + own.seconds(middle) <= budget_s:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def supply(crew: Crew, sizes: Sequence[int]) -> list[float]:
+    """By size the most rows per second that all workers give away in batches of up to so many rows."""
+    return list(accumulate((sum(count * curve.rate(rows) for curve, count in crew) for rows in sizes), max))
+
+
+def sizes_to(rows_max: int, edges: Iterable[int]) -> list[int]:
+    """Every size up to FINE_SIZES, above that steps of at most 1/FINE_SIZES; no edge of the table is left out."""
+    sizes = {rows_max, *(rows for rows in edges if rows < rows_max)}
+    rows = 1
+    while rows < rows_max:
+        sizes.add(rows)
+        rows += max(1, rows // FINE_SIZES)
+    return sorted(sizes)
