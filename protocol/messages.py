@@ -11,7 +11,7 @@ message fails alone: its arguments stay packed until `InferItem.call` opens them
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -49,7 +49,7 @@ class InferItem:
     `counter` is unique within its origin; with `attempt` it fences answers. `starts` counts hand-overs to a worker
     process so far; `suspect`: one of them may have killed its worker. Times are CLOCK_MONOTONIC nanoseconds of this
     host. `packed` is the pair (args tuple, kwargs dict) as tree.py packs it; its large buffers are `frames`. `key`,
-    `rows` and `length` (of the padded dim, rounded up; 0 = none) are what `signature.measure` said.
+    `rows` and `length` (of the padded dim, rounded up; 0 = none) are what `measure` said.
     """
 
     counter: int
@@ -183,10 +183,10 @@ _ITEM_TYPES = [int, int, int, bool, int, int, int, int, int, str, bytes, str, st
 _RESULT_TYPES = [int, int, int, int, int]
 
 
-def _encode_infer(message: Infer) -> list[Buffer]:
-    parts: list[Buffer] = [b""]
-    rows = []
-    for i in message.items:
+def pack_requests(items: Iterable[InferItem], parts: list[Buffer]) -> list[tuple[object, ...]]:
+    """The requests as they stand in a head; their frames are appended to `parts`."""
+    rows: list[tuple[object, ...]] = []
+    for i in items:
         rows.append(
             (
                 i.counter,
@@ -207,32 +207,43 @@ def _encode_infer(message: Infer) -> list[Buffer]:
             )
         )
         parts.extend(i.frames)
+    return rows
+
+
+def unpack_requests(rows: list[Any], frames: Frames, at: int = 0) -> tuple[tuple[InferItem, ...], int]:
+    """The requests in `rows`, whose frames begin at number `at`, and where they end. Raises ProtocolError."""
+    items = []
+    for row in rows:
+        if type(row) is not list or len(row) != 15 or list(map(type, row[:13])) != _ITEM_TYPES:
+            raise ProtocolError("message has an item that is not the 15 fields of a request")
+        count = _frame_count(row[14], at, frames)
+        if row[7] < 1 or row[8] < 0 or min(row[:6]) < 0:
+            raise ProtocolError(
+                "message has a request with rows < 1 or a negative id, attempt, start count, time or length"
+            )
+        if len(row[10]) > KEY_BYTES_MAX or max(len(row[9]), len(row[11]), len(row[12])) > ID_CHARS_MAX:
+            raise ProtocolError(
+                f"message has a request with a key over {KEY_BYTES_MAX} bytes, or a method, request id or traceparent "
+                f"over {ID_CHARS_MAX} characters"
+            )
+        row[14] = tuple(frames[at : at + count])
+        items.append(InferItem(*row))
+        at += count
+    return tuple(items), at
+
+
+def _encode_infer(message: Infer) -> list[Buffer]:
+    parts: list[Buffer] = [b""]
+    rows = pack_requests(message.items, parts)
     parts[0] = pack_head(INFER, message.origin, rows)
     return parts
 
 
 def _decode_infer(fields: list[Any], frames: Frames) -> Infer:
     origin, rows = _origin_and_array(fields)
-    items = []
-    at = 0
-    for row in rows:
-        if type(row) is not list or len(row) != 15 or list(map(type, row[:13])) != _ITEM_TYPES:
-            raise ProtocolError("Infer has an item that is not the 15 fields of a request")
-        count = _frame_count(row[14], at, frames)
-        if row[7] < 1 or row[8] < 0 or min(row[:6]) < 0:
-            raise ProtocolError(
-                "Infer has an item with rows < 1 or a negative id, attempt, start count, time or length"
-            )
-        if len(row[10]) > KEY_BYTES_MAX or max(len(row[9]), len(row[11]), len(row[12])) > ID_CHARS_MAX:
-            raise ProtocolError(
-                f"Infer has an item with a key over {KEY_BYTES_MAX} bytes, or a method, request id or traceparent over "
-                f"{ID_CHARS_MAX} characters"
-            )
-        row[14] = tuple(frames[at : at + count])
-        items.append(InferItem(*row))
-        at += count
-    _all_used(at, frames)
-    return Infer(origin, tuple(items))
+    items, used = unpack_requests(rows, frames)
+    _all_used(used, frames)
+    return Infer(origin, items)
 
 
 def _encode_cancel(message: Cancel) -> list[Buffer]:

@@ -12,6 +12,7 @@ from paceline.protocol.messages import Answers, Failure, Result, encode
 from paceline.protocol.tensor import Buffer
 
 _FAILURES_PER_MESSAGE = 512
+_HEADS = 2  # its own, and that of the Done in which it may go to a broker
 
 
 def answer_messages(origin: bytes, results: Sequence[Result], failures: Sequence[Failure]) -> Iterator[list[Buffer]]:
@@ -28,14 +29,14 @@ def answer_messages(origin: bytes, results: Sequence[Result], failures: Sequence
 def _cut(results: Sequence[Result]) -> Iterator[tuple[Result, ...]]:
     """`results` in order, a new part wherever the frames reach MESSAGE_BYTES_CUT or MESSAGE_FRAMES_MAX."""
     part: list[Result] = []
-    part_bytes, part_frames = 0, 1
+    part_bytes, part_frames = 0, _HEADS
     for result in results:
         if result.frames:
             nbytes = sum(map(len, result.frames))  # frames are bytes or flat views of bytes
             frames = len(result.frames)
             if part and (part_bytes + nbytes > MESSAGE_BYTES_CUT or part_frames + frames > MESSAGE_FRAMES_MAX):
                 yield tuple(part)
-                part, part_bytes, part_frames = [], 0, 1
+                part, part_bytes, part_frames = [], 0, _HEADS
             part_bytes += nbytes
             part_frames += frames
         part.append(result)

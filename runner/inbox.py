@@ -1,7 +1,7 @@
-"""The requests that a dispatch host holds, from receipt to their one answer, and the bounds that hold for them.
+"""The requests that a desk holds, from receipt to their one answer, and the bounds that hold for them.
 
 Pure bookkeeping: by (origin, counter) for cancels, duplicates and slots, by age for the longest wait before a start, in
-bytes for the memory they pin. It decides no batch; called by the host alone.
+bytes for the memory they pin. It decides no batch; called by the desk and whoever runs its batches.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ RequestKey: TypeAlias = tuple[bytes, int]
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """One request in hand. `key` is (origin, counter), unique among those held; `started` once a batch took it."""
+    """One request in hand. `key` is (origin, counter), unique among those held; `started` once a batch took it;
+    `cancelled` if nobody waits for it since."""
 
     key: RequestKey
     item: InferItem
     nbytes: int
     started: bool = False
+    cancelled: bool = False
 
 
 class Inbox:
@@ -60,6 +62,16 @@ class Inbox:
         for held in batch:
             held.started = True
         return batch
+
+    def wait_again(self, held: Held, item: InferItem) -> None:
+        """The batch that had it was lost: it is queued as `item`."""
+        held.item = item
+        held.started = False
+        if self._wait_max_ns is not None:
+            heapq.heappush(self._overdue_ns, (item.arrival_ns + self._wait_max_ns, held.key))
+
+    def get(self, key: RequestKey) -> Held | None:
+        return self._held.get(key)
 
     def remove(self, key: RequestKey) -> Held:
         """It has its answer."""

@@ -1,7 +1,7 @@
 """Messages from API servers and native clients become the dispatcher's events; what cannot be queued is refused here.
 
 Pure: bytes in, events out, refusals into the outbox. Checks what must hold before anything runs (form, method, rows,
-bytes held); arguments stay packed until their batch runs. Called by the host.
+bytes held); arguments stay packed until their batch runs. Called by the desk.
 """
 
 from __future__ import annotations
@@ -158,12 +158,22 @@ class Intake:
         )
 
     def _cancel(self, message: Cancel, events: list[Event]) -> None:
-        """Queued ones are answered, which gives their window back; a batch's members get their answer anyway."""
+        """Queued ones are answered, which gives their window back. A batch's members get their answer anyway; only if
+        the batch is lost, they are not run again."""
         for counter in message.counters:
-            held = self.inbox.remove_queued((message.origin, counter))
-            if held is not None:
-                events.append(Cancelled(held.key))
-                self._outbox.refuse(message.origin, counter, held.item.attempt, CANCELLED)
+            held = self.inbox.get((message.origin, counter))
+            if held is None or held.cancelled:
+                continue
+            events.append(Cancelled(held.key))
+            if held.started:
+                held.cancelled = True
+            else:
+                self.drop_cancelled(held)
+
+    def drop_cancelled(self, held: Held) -> None:
+        """Nobody waits for it: answer it without a word, which gives its window back."""
+        self.inbox.remove(held.key)
+        self._outbox.refuse(held.key[0], held.item.counter, held.item.attempt, CANCELLED)
 
 
 def _terms(method: MethodSpec) -> _Terms:

@@ -1,4 +1,4 @@
-"""What a host owes its peers: outcomes gathered per origin, sent as one message each, kept for a while if refused.
+"""What a desk owes its peers: outcomes gathered per origin, sent as one message each, kept for a while if refused.
 
 Knows neither sockets nor clocks: `send` is the channel's, `now` an argument. A peer whose pipe is full gets its answers
 a little later; one that is gone loses them: the bound in count, bytes and time is the same for both.
@@ -79,14 +79,18 @@ class Outbox:
         failure = Failure(counter, attempt, code, message[:MESSAGE_CHARS_MAX], retry_after_s)
         self._due_to(origin).failures.append(failure)
 
+    def forward(self, origin: bytes, message: list[Buffer], now: float) -> None:
+        """Send an Answers message as it is, at once."""
+        if origin in self._backlogs or not self._send(origin, message):
+            self._keep(origin, message, now)
+
     def flush(self, now: float) -> None:
         """Send what was gathered, after what waits already for the same peer."""
         if self._backlogs:
             self.retry(now)
         for origin, due in self._due.items():
             for message in answer_messages(origin, due.results, due.failures):
-                if origin in self._backlogs or not self._send(origin, message):
-                    self._keep(origin, message, now)
+                self.forward(origin, message, now)
         self._due.clear()
 
     def retry(self, now: float) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from paceline.protocol.errors import RequestError
 from paceline.protocol.measure import measure
+from paceline.protocol.pool import Observation
 from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tree import Tree
 from paceline.runner.rows import ladder
@@ -36,16 +36,6 @@ class Ladder(Protocol):
         sizes: Sequence[int],
         now: Callable[[], float],
     ) -> Iterator[tuple[int, float]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """A batch of `rows` rows of requests with `key` took `seconds`."""
-
-    method: str
-    key: bytes
-    rows: int
-    seconds: float
 
 
 def warm_up(

@@ -22,15 +22,17 @@ from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State
 from paceline.protocol.errors import PacelineError, ProtocolError, StoreError
+from paceline.protocol.pool import Observation
 from paceline.protocol.signals import SignalPipe
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, RunnerSpec
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.crossing import Crossing, open_remote
 from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
-from paceline.runner.host import Engine, Host
+from paceline.runner.execution import Engine
+from paceline.runner.host import Host
 from paceline.runner.intake import IntakeLimits
-from paceline.runner.warm_up import Observation, warm_up
+from paceline.runner.warm_up import warm_up
 from paceline.store import ModelStore, StoredVersion, Tag
 
 logger = logging.getLogger(__name__)
@@ -89,8 +91,7 @@ class Worker:
             ),
             profile=self._device,
         )
-        for observation in seen:
-            self._host.learn(observation)
+        self._host.learn(seen)
         # A full collection of all that torch brings along would stop the worker for 100 ms.
         gc.collect()
         gc.freeze()

@@ -80,8 +80,18 @@ class CapChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A batch of `rows` rows of `key` took `duration` seconds on a worker of `profile`; nobody ordered it: a warm-up."""
+
+    profile: str
+    key: Hashable
+    rows: int
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Nothing happened but time."""
 
 
-Event = Arrived | Cancelled | WorkerJoined | WorkerDraining | WorkerLost | BatchDone | CapChanged | Tick
+Event = Arrived | Cancelled | WorkerJoined | WorkerDraining | WorkerLost | BatchDone | CapChanged | Measured | Tick

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from paceline.protocol import control, dtypes, messages
+from paceline.protocol import control, dtypes, messages, pool
 from paceline.protocol.control import ControlMessage
 from paceline.protocol.forecast import BacklogPoint, Forecast, KeyTable
 from paceline.protocol.messages import Answers, Cancel, Failure, Infer, InferItem, Message, Result
@@ -120,6 +120,39 @@ DATA: dict[str, Message] = {
         (BacklogPoint(-1, 2_000_000_000, 4), BacklogPoint(0, 2**63 - 1, 12)),
     ),
     "forecast_idle": Forecast(1_000_000_000),
+}
+
+POOL: dict[str, pool.PoolMessage] = {
+    "join": pool.Join(
+        "cuda:0", "ab" * 32, (pool.Observation("__call__", b"f32", 1, 0.002), pool.Observation("embed", b"", 64, 0.01))
+    ),
+    "work": pool.Work(
+        3,
+        True,
+        4,
+        8,
+        0,
+        (
+            Infer(ORIGIN, (item(7, (ramp(dtypes.U8, 1, 4097),)), item(8, (2,), rows=2, attempt=1))),
+            Infer(REMOTE_ORIGIN, (item(7, (ramp(dtypes.F32, 1, 2),)),)),
+        ),
+    ),
+    "work_begun": pool.Work(4, False, 128, 128, 0, (Infer(ORIGIN, (item(9, (1,), starts=1, suspect=True),)),)),
+    "done": pool.Done(
+        3,
+        True,
+        0.0125,
+        True,
+        None,
+        (
+            pool.Addressed(ORIGIN, tuple(messages.encode(DATA["answers_frames"]))),
+            pool.Addressed(REMOTE_ORIGIN, tuple(messages.encode(DATA["answers_empty"]))),
+        ),
+    ),
+    "done_capped": pool.Done(4, True, 1.5, False, 32, ()),
+    "leave": pool.Leave(),
+    "refused_worker": pool.Refused("it loaded the digest cd, this runner serves ab"),
+    "released": pool.Released(),
 }
 
 METHOD = MethodSpec(

@@ -16,13 +16,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from paceline.protocol import control, limits, messages, spec
+from paceline.protocol import control, limits, messages, pool, spec
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import ProtocolError
 from paceline.protocol.messages import Answers, Infer
 from paceline.protocol.tensor import Tensor
 from paceline.protocol.tree import Tree, leaves
-from tests.protocol.corpus import CHILD, CONTROL, DATA, ORIGIN, SERVE
+from tests.protocol.corpus import CHILD, CONTROL, DATA, ORIGIN, POOL, SERVE
 
 CASES = int(os.environ.get("FUZZ_CASES", "400000"))
 SEED = int(os.environ.get("FUZZ_SEED", "20250117"))
@@ -55,6 +55,7 @@ def read_data(parts: Sequence[bytes]) -> None:
 READERS: dict[str, tuple[Callable[[Parts], object], list[Parts]]] = {
     "data": (read_data, [[bytes(part) for part in messages.encode(message)] for message in DATA.values()]),
     "control": (control.decode, [[bytes(part) for part in control.encode(message)] for message in CONTROL.values()]),
+    "pool": (pool.decode, [[bytes(part) for part in pool.encode(message)] for message in POOL.values()]),
     "serve spec": (lambda parts: spec.decode_serve(parts[0]), [[spec.encode_serve(SERVE)]]),
     "child spec": (lambda parts: spec.decode_child(parts[0]), [[spec.encode_child(CHILD)]]),
 }

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from paceline.protocol import control, dtypes, messages
+from paceline.protocol import control, dtypes, messages, pool
 from paceline.protocol.errors import ProtocolError
 from paceline.protocol.head import unpack_head
 from paceline.protocol.messages import Infer
-from tests.protocol.corpus import CONTROL, DATA, meaning
+from tests.protocol.corpus import CONTROL, DATA, POOL, meaning
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -40,6 +40,19 @@ def test_control_message_has_the_committed_bytes_and_meaning(name: str) -> None:
     assert meaning(control.decode(parts_of(committed))) == committed["message"]
 
 
+@pytest.mark.parametrize("name", POOL)
+def test_pool_message_has_the_committed_bytes_and_meaning(name: str) -> None:
+    committed = vector(name)
+    assert [bytes(part).hex() for part in pool.encode(POOL[name])] == committed["parts"]
+    assert meaning(pool.decode(parts_of(committed))) == committed["message"]
+
+
+@pytest.mark.parametrize("case", vector("refused_pool"), ids=lambda case: case["description"])
+def test_reader_of_the_pool_plane_refuses_the_message(case: Any) -> None:
+    with pytest.raises(ProtocolError):
+        pool.decode(parts_of(case))
+
+
 @pytest.mark.parametrize("case", vector("refused"), ids=lambda case: case["description"])
 def test_reader_refuses_the_message(case: Any) -> None:
     with pytest.raises(ProtocolError):
@@ -55,7 +68,14 @@ def test_reader_refuses_the_request_and_not_its_message(case: Any) -> None:
 
 
 def test_every_vector_file_is_tested() -> None:
-    assert {path.stem for path in VECTORS.glob("*.json")} == {*DATA, *CONTROL, "refused", "refused_calls"}
+    assert {path.stem for path in VECTORS.glob("*.json")} == {
+        *DATA,
+        *CONTROL,
+        *POOL,
+        "refused",
+        "refused_calls",
+        "refused_pool",
+    }
 
 
 README = (Path(__file__).parents[2] / "protocol" / "README.md").read_text(encoding="utf-8")
@@ -63,9 +83,14 @@ README = (Path(__file__).parents[2] / "protocol" / "README.md").read_text(encodi
 
 def test_readme_lists_every_kind_under_its_number() -> None:
     listed = {name: int(kind) for kind, name in re.findall(r"^\| (\d+) \| ([A-Z]\w+) \|", README, re.MULTILINE)}
-    sent = [*map(messages.encode, DATA.values()), *map(control.encode, CONTROL.values())]
+    sent = [
+        *map(messages.encode, DATA.values()),
+        *map(control.encode, CONTROL.values()),
+        *map(pool.encode, POOL.values()),
+    ]
     kinds = [unpack_head(parts[0])[1] for parts in sent]
-    assert listed == {type(message).__name__: kind for message, kind in zip([*DATA.values(), *CONTROL.values()], kinds)}
+    every = [*DATA.values(), *CONTROL.values(), *POOL.values()]
+    assert listed == {type(message).__name__: kind for message, kind in zip(every, kinds)}
 
 
 def test_readme_lists_every_dtype_under_its_code() -> None:

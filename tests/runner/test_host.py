@@ -10,12 +10,12 @@ import pytest
 
 from paceline.protocol import messages
 from paceline.protocol.messages import CANCELLED, Answers, Infer
+from paceline.protocol.pool import Observation
 from paceline.protocol.remote import as_sent
 from paceline.runner.bulletin import INTERVAL_S
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.intake import IntakeLimits
 from paceline.runner.outbox import BACKLOG_MESSAGES_MAX, BACKLOG_S
-from paceline.runner.warm_up import Observation
 from tests.runner.host_fakes import ALICE, BOB, Bench
 
 
@@ -126,7 +126,7 @@ def test_unreadable_message_is_dropped_and_its_peer_named_once(caplog: pytest.Lo
     bench.send(bench.item(1))
     with caplog.at_level(logging.WARNING):
         bench.settle()
-    assert bench.host.intake.malformed == 3
+    assert bench.host.desk.intake.malformed == 3
     assert [record.__dict__["peer"] for record in caplog.records] == [ALICE.hex()]
     assert set(bench.results()) == {1}
 
@@ -135,7 +135,7 @@ def test_peer_cannot_speak_for_another() -> None:
     bench = Bench()
     bench.port.inbound.append((BOB, messages.encode(Infer(ALICE, (bench.item(1),)))))
     bench.settle()
-    assert bench.host.intake.malformed == 1
+    assert bench.host.desk.intake.malformed == 1
     assert bench.port.sent == []
 
 
@@ -144,7 +144,7 @@ def test_duplicate_of_a_live_request_is_answered_once() -> None:
     bench.send(bench.item(1, 1.0), bench.item(1, 5.0), bench.item(1, 7.0, attempt=1))
     bench.settle()
     assert bench.results() == {1: 2.0}
-    assert bench.host.intake.duplicates == 2
+    assert bench.host.desk.intake.duplicates == 2
 
 
 def test_counters_of_two_api_servers_are_told_apart() -> None:
@@ -262,7 +262,7 @@ def test_request_over_the_queues_bytes_is_refused() -> None:
     bench.settle()
     assert set(bench.results()) == {1}
     assert bench.failures()[2].code == "queue_full"
-    assert bench.host.intake.inbox.nbytes == 0
+    assert bench.host.desk.intake.inbox.nbytes == 0
 
 
 def test_refusals_leave_before_the_batch_runs() -> None:
@@ -359,7 +359,7 @@ def test_peer_that_is_gone_loses_its_answers_and_costs_nothing_more() -> None:
     bench.settle()
     bench.clock.advance(BACKLOG_S)
     bench.settle()
-    assert bench.host.outbox.messages_dropped == 1
+    assert bench.host.desk.outbox.messages_dropped == 1
     assert bench.host.wake_at() == inf
 
 
@@ -370,7 +370,7 @@ def test_backlog_of_a_deaf_peer_is_bounded() -> None:
     for number in range(BACKLOG_MESSAGES_MAX + 10):
         bench.send(bench.item(number))
         bench.settle()
-    assert bench.host.outbox.messages_dropped == 10
+    assert bench.host.desk.outbox.messages_dropped == 10
 
 
 # Draining
@@ -471,8 +471,8 @@ def test_forecast_before_a_batch_says_when_the_worker_frees() -> None:
 def test_dispatcher_learns_from_the_warm_up() -> None:
     bench = Bench(latency_table=None)
     key = bench.item(1).key
-    for rows, seconds in ((1, 0.1), (2, 0.15), (4, 0.2), (8, 0.3)):
-        bench.host.learn(Observation("__call__", key, rows, seconds))
+    seen = ((1, 0.1), (2, 0.15), (4, 0.2), (8, 0.3))
+    bench.host.learn([Observation("__call__", key, rows, seconds) for rows, seconds in seen])
     bench.send(bench.item(1))
     bench.settle()
     (table,) = bench.port.forecasts(ALICE)[0].tables

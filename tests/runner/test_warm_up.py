@@ -11,12 +11,13 @@ from paceline.protocol import dtypes
 from paceline.protocol.clock import VirtualClock
 from paceline.protocol.errors import ModelRejectedInput
 from paceline.protocol.measure import measure
+from paceline.protocol.pool import Observation
 from paceline.protocol.signature import MethodSpec
 from paceline.protocol.tensor import Tensor, from_numpy
 from paceline.protocol.tree import Tree
 from paceline.runner.frameworks.loaded import Sample
 from paceline.runner.frameworks.wire_sample import wire_call
-from paceline.runner.warm_up import Observation, WireCall, warm_up
+from paceline.runner.warm_up import WireCall, warm_up
 
 ROW = from_numpy(np.zeros((1, 2), np.float32))
 CALL: WireCall = ((ROW,), {})

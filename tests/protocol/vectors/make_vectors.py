@@ -12,10 +12,10 @@ from typing import Any
 
 import msgpack
 
-from paceline.protocol import control, messages
+from paceline.protocol import control, messages, pool
 from paceline.protocol.head import VERSION
 from paceline.protocol.tensor import Buffer
-from tests.protocol.corpus import CONTROL, DATA, ORIGIN, meaning
+from tests.protocol.corpus import CONTROL, DATA, ORIGIN, POOL, meaning
 
 HERE = Path(__file__).parent
 
@@ -38,6 +38,14 @@ DESCRIPTIONS = {
     "drain": "Finish within 30 s.",
     "status_request": "Asks for Status.",
     "status": "The supervisor's answer, with one process.",
+    "join": "A worker joins its broker with the digest of its model and two measurements of its warm-up.",
+    "work": "A batch of three requests of two origins, one frame.",
+    "work_begun": "The first of several messages of one batch; its request was started before and is a suspect.",
+    "done": "The answers of a batch: one whole Answers message for each of two origins.",
+    "done_capped": "The end of a batch that memory did not hold at once.",
+    "leave": "A worker wants to go.",
+    "refused_worker": "A worker has another model than its runner serves.",
+    "released": "A worker that wants to go gets no more work.",
 }
 
 
@@ -48,6 +56,7 @@ def refused() -> list[dict[str, Any]]:
         return bytes(msgpack.packb((VERSION, *fields)))
 
     request = [1, 0, 0, False, 1, 2, 0, 1, 0, "__call__", b"", "", "", [1, [1], {}], 0]
+    table = ["__call__", b"", 0, False, 64]
     cases: list[tuple[str, Sequence[bytes]]] = [
         ("no head", []),
         ("empty head", [b""]),
@@ -56,7 +65,6 @@ def refused() -> list[dict[str, Any]]:
         ("a byte after the head", [head(2, ORIGIN, []) + b"\xc0"]),
         ("head cut short", [head(2, ORIGIN, [1])[:-1]]),
         ("an array that claims 4,294,967,295 elements", [b"\x93\x01\x01\xdd\xff\xff\xff\xff"]),
-    table = ["__call__", b"", 0, False, 64]
         ("2,000 nested arrays", [b"\x91" * 2_000]),
         ("an ext type", [head(2, ORIGIN, [msgpack.ExtType(5, b"x")])]),
         ("a map with an integer key", [head(1, ORIGIN, [[*request[:13], [1, [1], {1: 2}], 0]])]),
@@ -116,12 +124,45 @@ def refused_calls() -> list[dict[str, Any]]:
     return vectors
 
 
+def refused_pool() -> list[dict[str, Any]]:
+    """Messages of the pool plane that every reader must refuse."""
+
+    def head(*fields: object) -> bytes:
+        return bytes(msgpack.packb((VERSION, *fields)))
+
+    request = [1, 0, 0, False, 1, 2, 0, 1, 0, "__call__", b"", "", "", [1, [1], {}], 0]
+    cases: list[tuple[str, Sequence[bytes]]] = [
+        ("a kind of the data plane", [head(2, ORIGIN, [])]),
+        ("a Join with a rung of 0 rows", [head(32, "cpu", "ab", [["m", b"", 0, 0.5]])]),
+        ("a Join with a rung that took NaN", [head(32, "cpu", "ab", [["m", b"", 1, float("nan")]])]),
+        ("a Join with a frame", [head(32, "cpu", "ab", []), b"x"]),
+        ("a Work of 5 fields", [head(33, 1, True, 1, 1, [])]),
+        ("a Work whose batch id is true", [head(33, True, True, 1, 1, 0, [])]),
+        ("a Work with a negative length", [head(33, 1, True, 1, 1, -1, [])]),
+        ("a Work with an origin of 15 bytes", [head(33, 1, True, 1, 1, 0, [[ORIGIN[:15], [request]]])]),
+        ("a Work with a request of 14 fields", [head(33, 1, True, 1, 1, 0, [[ORIGIN, [request[:14]]]])]),
+        ("a Work with a frame that no request claims", [head(33, 1, True, 1, 1, 0, [[ORIGIN, [request]]]), b"x"]),
+        ("a Done that claims a part too many", [head(34, 1, True, 0.5, True, None, [[ORIGIN, 2]]), b"x"]),
+        ("a Done with a part that no message claims", [head(34, 1, True, 0.5, True, None, []), b"x"]),
+        ("a Done with a message of no parts", [head(34, 1, True, 0.5, True, None, [[ORIGIN, 0]])]),
+        ("a Done that took for ever", [head(34, 1, True, float("inf"), True, None, [])]),
+        ("a Done with a cap of 0 rows", [head(34, 1, True, 0.5, True, 0, [])]),
+        ("a Leave with a field", [head(35, 1)]),
+        ("a Refused without a reason", [head(36)]),
+        ("a Released with a frame", [head(37), b"x"]),
+    ]
+    return [{"description": text, "parts": [part.hex() for part in parts]} for text, parts in cases]
+
+
 def main() -> None:
     for name, data in DATA.items():
         _write_message(name, "data", messages.encode(data), meaning(data))
     for name, word in CONTROL.items():
         _write_message(name, "control", control.encode(word), meaning(word))
+    for name, said in POOL.items():
+        _write_message(name, "pool", pool.encode(said), meaning(said))
     _write("refused", refused())
+    _write("refused_pool", refused_pool())
     _write("refused_calls", refused_calls())
 
 
