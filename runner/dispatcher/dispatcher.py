@@ -121,10 +121,6 @@ class Dispatcher:
                 if event.rows >= 1 and 0 < event.duration < inf:
                     rows = pad(event.rows, self._buckets)
                     self._tables.observe(event.profile, event.key, rows, event.duration, now)
-            case Measured():
-                if event.rows >= 1 and 0 < event.duration < inf:
-                    rows = pad(event.rows, self._buckets)
-                    self._tables.observe(event.profile, event.key, rows, event.duration, now)
             case Tick():
                 pass
 
