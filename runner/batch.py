@@ -16,7 +16,8 @@ from paceline.protocol.tree import Tree
 from paceline.runner.calls import BatchRun, Call, DeviceBroken, Outcome
 from paceline.runner.failures import Failure, FailureKind, breaks_device, describe, failure_of
 from paceline.runner.isolation import Bisection, OutputSearches, SizesTried, Verdict
-from paceline.runner.rows import BadTree, UnlikeTrees, cut, join, split
+from paceline.runner.layout import Layout, lay_out
+from paceline.runner.rows import BadTree, UnlikeTrees, cut, join
 
 logger = logging.getLogger("paceline.runner")
 
@@ -26,8 +27,8 @@ Clock: TypeAlias = Callable[[], float]
 class Model(Protocol):
     """A method of the user's model, on its device."""
 
-    def forward(self, trees: Sequence[Tree]) -> Tree:
-        """Join the calls' (args, kwargs) `trees`, call the method once, bring its output to host memory.
+    def forward(self, layout: Layout) -> Tree:
+        """Make the batch that `layout` describes, call the method once, bring its output to host memory.
 
         Raises UnlikeTrees, BadTree for an output that cannot be sent, and whatever user code raises.
         """
@@ -51,6 +52,7 @@ class Batch:
 
     __slots__ = (
         "_batch_id",
+        "_buckets",
         "_calls",
         "_cap",
         "_failures",
@@ -70,6 +72,7 @@ class Batch:
         spec: MethodSpec,
         model: Model,
         cap: int,
+        buckets: Sequence[int],
         calls: Sequence[Call],
         now: Clock,
         batch_id: str,
@@ -78,6 +81,7 @@ class Batch:
         self._spec = spec
         self._model = model
         self._cap = cap
+        self._buckets = buckets
         self._calls = calls
         self._now = now
         self._batch_id = batch_id
@@ -199,27 +203,25 @@ class Batch:
     def _forward(self, trees: Sequence[Tree], counts: Sequence[int], calls: Sequence[Call]) -> list[Tree] | Failure:
         """Call the method once: the results for `trees`, whose tensors have `counts` rows, or why there are none."""
         self._forwards += 1
-        rows = sum(counts)
-        output = self._guarded(trees, calls)
+        layout = lay_out(self._spec, self._buckets, trees, counts)
+        output = self._guarded(layout, calls)
         if isinstance(output, Failure):
             self._failures += 1
             if output.kind is FailureKind.OUT_OF_MEMORY:
                 # Not in _guarded: as long as the exception lives, its frames hold the memory that is to be given back.
                 self._model.empty_cache()
-                self._sizes.ran_out(rows)
+                self._sizes.ran_out(layout.rows)
             return output
-        self._sizes.passed(rows)
-        if not self._spec.batchable:
-            return [output]
+        self._sizes.passed(layout.rows)
         try:
-            return split(output, counts, self._spec.batch_dim[1])
+            return layout.results(output)
         except BadTree as error:
             return self._bad_output(error, calls)
 
-    def _guarded(self, trees: Sequence[Tree], calls: Sequence[Call]) -> Tree | Failure:
-        """The method's output for `trees` joined, in host memory. Nothing that user code raises goes further."""
+    def _guarded(self, layout: Layout, calls: Sequence[Call]) -> Tree | Failure:
+        """The method's output for `layout`'s batch, in host memory. Nothing that user code raises goes further."""
         try:
-            return self._model.forward(trees)
+            return self._model.forward(layout)
         except UnlikeTrees as error:
             logger.error("batch of unlike calls", extra=self._log_fields(calls, str(error)))
             return Failure(FailureKind.JOIN, f"calls of one batch differ: {error}")

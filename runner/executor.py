@@ -27,7 +27,8 @@ from paceline.runner.batch import Batch, Clock
 from paceline.runner.buffers import RecycledMemory
 from paceline.runner.calls import BatchRun, Call
 from paceline.runner.isolation import OutputSearches
-from paceline.runner.rows import BadTree, Path, as_objects, join, leaf_name, tile
+from paceline.runner.layout import Layout
+from paceline.runner.rows import BadTree, Path, as_objects, leaf_name, tile
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {
     dtypes.BOOL: torch.bool,
@@ -56,7 +57,8 @@ class Executor:
 
     `bound(name)` gives the model's bound method, looked up once for each of `methods`. `device` is torch's name of
     where the model lies. `max_batch_size` (rows) holds for methods that set none. `threads`: torch's threads within
-    one operation; None leaves them. One executor is used by one thread.
+    one operation; None leaves them. `buckets`: a batch is filled up to the next of these sizes with copies of its last
+    row; larger ones run as they are. One executor is used by one thread.
 
         executor = Executor(lambda name: getattr(model, name), {"__call__": MethodSpec("__call__", batchable=True)})
         batch = executor.run("__call__", [Call(args=(tensor,), rows=1)], time.monotonic)
@@ -69,6 +71,7 @@ class Executor:
         device: str = "cpu",
         max_batch_size: int = BATCH_ROWS_DEFAULT,
         threads: int | None = None,
+        buckets: Sequence[int] = (),
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -77,19 +80,21 @@ class Executor:
             name: _BoundMethod(spec, bound(name), on_device, OutputSearches()) for name, spec in methods.items()
         }
         self._max_batch_size = max_batch_size
+        self._buckets = tuple(sorted(buckets))
 
     def run(self, method_name: str, calls: Sequence[Call], now: Clock, batch_id: str = "") -> BatchRun:
         """Call the method for all `calls` at once (one by one where it is not batchable).
 
-        The method gets torch tensors on the device, dtypes as sent, joined along `batch_dim[0]`, under inference_mode;
-        Strings arrive as numpy object arrays of bytes. Its output is split along `batch_dim[1]`. Every call gets one
+        The method gets torch tensors on the device, dtypes as sent, joined along `batch_dim[0]` and padded as its
+        signature says, under inference_mode; Strings arrive as numpy object arrays of bytes. Its output is split along
+        `batch_dim[1]`. Every call gets one
         outcome: a tree, or the RequestError that answers it. A failing batch is bisected, unless the method is not
         idempotent; `now` (seconds, the clock of the calls' deadlines) stops re-runs that would come too late.
         Raises DeviceBroken when the device's context is lost, nothing else.
         """
         method = self._methods[method_name]
         cap = method.spec.max_batch_size or self._max_batch_size
-        return Batch(method.spec, method, cap, calls, now, batch_id, method.searches).run()
+        return Batch(method.spec, method, cap, self._buckets, calls, now, batch_id, method.searches).run()
 
     def warm_up(
         self,
@@ -133,13 +138,13 @@ class _BoundMethod:
     device: Device
     searches: OutputSearches
 
-    def forward(self, trees: Sequence[Tree]) -> Tree:
+    def forward(self, layout: Layout) -> Tree:
         device = self.device
         with torch.inference_mode(), device.running():
-            arguments = _to_torch(join(trees, self.spec.batch_dim[0], device.take), device)
-            assert isinstance(arguments, tuple), "a joined tree has its parts' form: (args, kwargs)"
-            args, kwargs = arguments
-            output = _Fetching(device, self.spec.batchable).fetch(self.call(*args, **kwargs))
+            args, kwargs = layout.batch(device.take)
+            arguments = [_to_torch(arg, device) for arg in args]
+            named = {name: _to_torch(value, device) for name, value in kwargs.items()}
+            output = _Fetching(device, self.spec.batchable).fetch(self.call(*arguments, **named))
             device.wait()
         return output
 

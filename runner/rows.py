@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from paceline.protocol.limits import COPY_THRESHOLD_BYTES
+from paceline.protocol.padding import element
 from paceline.protocol.tensor import Buffer, Strings, Tensor
 from paceline.protocol.tree import Tree
 
@@ -30,8 +32,22 @@ class UnlikeTrees(BadTree):
     """Trees that cannot be joined; the message names the leaf."""
 
 
-def ladder(cap: int) -> tuple[int, ...]:
-    """The sizes to warm up: 1, 2, 4, ... and `cap` itself."""
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """How `join` brings tensors to one length: those at a path and of a rank that `covers` knows have `lengths[i]`
+    along `dim` in the i-th tree, and get `length`, filled up with `value`."""
+
+    dim: int
+    lengths: Sequence[int]
+    length: int
+    value: float
+    covers: Callable[[Path, int], bool]
+
+
+def ladder(cap: int, buckets: Sequence[int] = ()) -> tuple[int, ...]:
+    """The sizes to warm up: 1, 2, 4, ... and `cap` itself; or `buckets`, in rising order, as far as `cap` goes."""
+    if buckets:
+        return tuple(dict.fromkeys(min(size, cap) for size in buckets))
     return (*(1 << power for power in range((cap - 1).bit_length())), cap)
 
 
@@ -43,27 +59,31 @@ def leaf_name(path: Path) -> str:
     return ".".join([first, *map(str, path[1:])])
 
 
-def join(trees: Sequence[Tree], dim: int, take: Take, path: Path = ()) -> Tree:
+def join(trees: Sequence[Tree], dim: int, take: Take, stretch: Stretch | None = None, path: Path = ()) -> Tree:
     """One tree of the structure that all `trees` share, tensors joined along `dim` in buffers from `take`.
 
     Its tensors never share bytes with `trees`, also when there is only one: see `_fill`. Raises UnlikeTrees where the
-    trees differ in more than the size along `dim`.
+    trees differ in more than the size along `dim`, or along the dim of `stretch` from what it says.
     """
     first = trees[0]
     if isinstance(first, Tensor):
+        if stretch is not None and stretch.covers(path, len(first.shape)):
+            return _join_stretched(trees, dim, take, stretch, path)
         return _join_tensors(trees, dim, take, path)
     if isinstance(first, Strings):
         return _join_strings(trees, dim, path)
     if isinstance(first, dict):
         _check_alike(trees, path)
         return {
-            key: join([_item(tree, key, path) for tree in trees], dim, take, (*path, key))  # keys in the first's order
+            key: join(
+                [_item(tree, key, path) for tree in trees], dim, take, stretch, (*path, key)
+            )  # keys in the first's order
             for key in first
         }
     if isinstance(first, (list, tuple)):
         _check_alike(trees, path)
         items = [
-            join([tree[index] for tree in trees], dim, take, (*path, index))  # type: ignore[index]  # all are sequences
+            join([tree[index] for tree in trees], dim, take, stretch, (*path, index))  # type: ignore[index]  # all are sequences
             for index in range(len(first))
         ]
         return items if isinstance(first, list) else tuple(items)
@@ -153,6 +173,55 @@ def _join_tensors(trees: Sequence[Tree], dim: int, take: Take, path: Path) -> Te
         out = np.frombuffer(data, dtype.numpy).reshape(shape)
         np.concatenate([tensor.numpy() for tensor in parts], axis=dim, out=out)
     return Tensor(dtype, shape, data)
+
+
+def _join_stretched(trees: Sequence[Tree], dim: int, take: Take, stretch: Stretch, path: Path) -> Tensor:
+    """As `_join_tensors`, for tensors that get a new length: padding and joining are one copy."""
+    first = trees[0]
+    assert isinstance(first, Tensor)
+    dtype, fixed = first.dtype, _without(first.shape, dim, stretch.dim)
+    rows, parts = 0, []
+    for tree, length in zip(trees, stretch.lengths):
+        if (
+            type(tree) is not Tensor
+            or tree.dtype is not dtype
+            or len(tree.shape) != len(first.shape)
+            or len(tree.shape) <= max(dim, stretch.dim)
+            or tree.shape[stretch.dim] != length
+            or _without(tree.shape, dim, stretch.dim) != fixed
+        ):
+            raise UnlikeTrees(
+                f"{leaf_name(path)!r} is {_spell(first)} in one and {_spell(tree)} in another; "
+                f"they must agree in all but dim {dim} and the padded dim {stretch.dim}"
+            )
+        rows += tree.shape[dim]
+        parts.append(tree)
+    if all(length == stretch.length for length in stretch.lengths):
+        return _join_tensors(trees, dim, take, path)
+    shape = _with(_with(first.shape, dim, rows), stretch.dim, stretch.length)
+    data = take(math.prod(shape) * dtype.itemsize)
+    if data.nbytes:
+        out = np.frombuffer(data, dtype.numpy).reshape(shape)
+        out[...] = element(dtype, stretch.value)
+        _copy_parts(parts, np.moveaxis(out, (dim, stretch.dim), (0, 1)), dim, stretch.dim)
+    return Tensor(dtype, shape, data)
+
+
+def _copy_parts(parts: Sequence[Tensor], out: npt.NDArray[Any], dim: int, length_dim: int) -> None:
+    """`parts` one below the other in `out`, [rows, length, ...], each from the left."""
+    start = 0
+    for part in parts:
+        rows = np.moveaxis(part.numpy(), (dim, length_dim), (0, 1))
+        out[start : start + rows.shape[0], : rows.shape[1]] = rows
+        start += rows.shape[0]
+
+
+def _without(shape: tuple[int, ...], *dims: int) -> list[int]:
+    return [size for at, size in enumerate(shape) if at not in dims]
+
+
+def _with(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
+    return (*shape[:dim], size, *shape[dim + 1 :])
 
 
 def _fill(parts: Sequence[Buffer], nbytes: int, take: Take) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import pytest
 import torch
 
 from paceline.protocol import dtypes
@@ -45,12 +46,14 @@ class FakeLadder:
             yield rows, rows * self.row_s
 
 
-def climbed(row_s: float, *methods: MethodSpec, rows_max: int = 8) -> tuple[list[Observation], float]:
+def climbed(
+    row_s: float, *methods: MethodSpec, rows_max: int = 8, buckets: Sequence[int] = ()
+) -> tuple[list[Observation], float]:
     """What was seen, and how long it took."""
     clock = VirtualClock()
     began = clock.now()
     samples = {method.name: CALL for method in methods}
-    seen = warm_up(FakeLadder(clock, row_s), methods, samples, rows_max, clock.now, budget_s=2.0)
+    seen = warm_up(FakeLadder(clock, row_s), methods, samples, rows_max, clock.now, 2.0, buckets)
     return seen, clock.now() - began
 
 
@@ -75,6 +78,24 @@ def test_slow_model_stops_climbing_before_the_time_is_over() -> None:
     seen, took_s = climbed(0.2, MethodSpec("a", batchable=True), MethodSpec("b", batchable=True), rows_max=64)
     assert {one.method for one in seen} == {"a", "b"}
     assert took_s <= 2.0
+
+
+def test_buckets_are_the_sizes_that_are_seen_all_of_them_and_no_other() -> None:
+    method = MethodSpec("__call__", batchable=True)
+    seen, took_s = climbed(10.0, method, MethodSpec("single"), rows_max=32, buckets=(2, 6, 32))
+    assert [(one.method, one.rows) for one in seen] == [
+        ("__call__", 2),
+        ("__call__", 6),
+        ("__call__", 32),
+        ("single", 1),
+    ]
+    assert took_s > 2.0
+
+
+@pytest.mark.parametrize(("cap", "rows"), [(4, [4]), (6, [4, 6]), (8, [4, 8]), (64, [4, 8])])
+def test_buckets_beyond_the_cap_are_seen_as_the_cap(cap: int, rows: list[int]) -> None:
+    seen, _ = climbed(0.001, MethodSpec("__call__", batchable=True, max_batch_size=cap), rows_max=64, buckets=(4, 8))
+    assert [one.rows for one in seen] == rows
 
 
 def test_sample_that_fails_leaves_the_other_methods_warm() -> None:
