@@ -1,7 +1,8 @@
 """The control plane: what children, native clients and `paceline status` say to the supervisor, and it to them.
 
     child -> supervisor     Hello once, ChildState at each change
-    supervisor -> child     Topology (whole snapshots, versioned) to API servers and clients; Drain to all
+    supervisor -> child     Topology (whole snapshots, versioned): of the hosts to API servers and clients, of a pool to
+                            its broker and its workers; Drain to all
     client -> supervisor    Hello; answered by Welcome (the ServeSpec) and from then on by Topology
     status -> supervisor    StatusRequest; answered by Status
 
@@ -61,7 +62,8 @@ class ChildState:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One dispatch host: where to send a runner's requests."""
+    """One dispatch host: where to send a runner's requests. In the picture of a pool: its broker, where workers join,
+    or a worker, without an address."""
 
     runner: str
     incarnation: bytes

@@ -25,9 +25,9 @@ class RunnerSpec:
     """One runner: which stored version it serves, its methods, and how it may run.
 
     `digest` is the version's sha256; `threads` the torch threads of each worker; `devices` one entry per worker, or one
-    for all. `buckets`: batch rows are padded up to the next of these, empty = not at all. `latency_table`: (rows,
-    milliseconds) of one batch where they are known, empty = learned. Times in milliseconds as in the config; None = off
-    or learned.
+    for all. `dispatch`: "worker" or "central". `buckets`: batch rows are padded up to the next of these, empty = not at
+    all. `latency_table`: (rows, milliseconds) of one batch where they are known, empty = learned. Times in milliseconds
+    as in the config; None = off or learned.
     """
 
     name: str
@@ -49,6 +49,16 @@ class RunnerSpec:
     latency_table: tuple[tuple[int, float], ...] = ()
     trust: bool = False
     aliases: tuple[str, ...] = ()
+
+    @property
+    def is_central(self) -> bool:
+        """Whether it has one queue, in a broker, and not one in each worker."""
+        return self.dispatch == "central"
+
+    @property
+    def queues(self) -> int:
+        """How many dispatchers it has: one in its broker, or one in each worker."""
+        return 1 if self.is_central else self.workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +105,11 @@ class ServeSpec:
         )
 
     def native_address(self, runner: str, index: int) -> str:
-        """Where worker `index` of `runner` listens for other machines: on the ports after the server's own, in order,
-        so that a firewall can know them. Port 0 = a free one."""
+        """Where queue `index` of `runner` (its broker, or a worker) listens for other machines: on the ports after the
+        server's own, in order, so that a firewall can know them. Port 0 = a free one."""
         host, port = split_tcp(self.native.listen)
         names = [each.name for each in self.runners]
-        own = port + 1 + sum(each.workers for each in self.runners[: names.index(runner)]) + index
+        own = port + 1 + sum(each.queues for each in self.runners[: names.index(runner)]) + index
         return tcp_address(host, own if port > 0 and own <= PORT_MAX else 0)
 
     def for_remote(self) -> ServeSpec:

@@ -44,7 +44,17 @@ def serve(
     port: Annotated[str | None, _option("PORT", "Port to listen on; 0 takes a free one.", "8000")] = None,
     api_workers: Annotated[str | None, _option("COUNT", "API-server processes.", "1")] = None,
     workers: Annotated[str | None, _option("COUNT", "Worker processes of each model.", "one per GPU")] = None,
+    devices: Annotated[
+        str | None, _option("LIST", "Devices of the workers, one each in turn: cuda:0,cuda:1.", "every GPU")
+    ] = None,
+    dispatch: Annotated[
+        str | None, _option("WHERE", "Queues: central (one for all workers) or worker (one in each).", "auto")
+    ] = None,
     max_batch_size: Annotated[str | None, _option("ROWS", "Most rows of one batch.", "64")] = None,
+    buckets: Annotated[str | None, _option("SIZES", "Pad batches up to these sizes: 1,8,64.", "none")] = None,
+    latency_table_ms: Annotated[
+        str | None, _option("TABLE", "How long a batch takes, by its rows: 1:5.5,64:37.", "learned")
+    ] = None,
     latency_budget_ms: Annotated[
         str | None, _option("MS", "Time from arrival to answer of a request that names none.", "30000")
     ] = None,
@@ -73,7 +83,11 @@ def serve(
         "port": port,
         "api_workers": api_workers,
         "workers": workers,
+        "devices": devices,
+        "dispatch": dispatch,
         "max_batch_size": max_batch_size,
+        "buckets": buckets,
+        "latency_table_ms": latency_table_ms,
         "latency_budget_ms": latency_budget_ms,
         "native_listen": native_listen,
         "native_keys": native_keys,

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paceline.config.kinds import Devices, Dispatch, Endpoint, Flag, Folder, HostName, Integer, Kind, Number, Size
+from paceline.config.kinds import (
+    Buckets,
+    Devices,
+    Dispatch,
+    Endpoint,
+    Flag,
+    Folder,
+    HostName,
+    Integer,
+    Kind,
+    LatencyTable,
+    Number,
+    Size,
+)
 from paceline.protocol import limits
 from paceline.protocol.errors import ConfigError, did_you_mean
 
@@ -48,9 +61,11 @@ class Key:
             ) from error
 
     def plain(self, value: object) -> object:
-        """`value` in TOML's types; None as the word `unset`."""
+        """`value` in TOML's types, so that `read` makes it of them again; None as the word `unset`."""
         if value is None:
             return self.unset
+        if isinstance(self.kind, LatencyTable) and isinstance(value, tuple):
+            return self.kind.text(value)
         if isinstance(value, tuple):
             return list(value)
         return value if isinstance(value, (bool, int, float)) else str(value)
@@ -84,7 +99,9 @@ KEYS: tuple[Key, ...] = (
     Key("runner", "queue_timeout_ms", Number(_DAY_S * 1000), None, "the longest wait for a start", unset="off"),
     Key("runner", "execution_timeout_ms", Number(_DAY_S * 1000), None,
         "how long one batch may run before its worker counts as hung", unset="auto"),
-    Key("runner", "dispatch", Dispatch(), "worker", "where the runner's queue lives"),
+    Key("runner", "dispatch", Dispatch(), None, "where requests wait: one queue, or one in each worker", unset="auto"),
+    Key("runner", "buckets", Buckets(), None, "the sizes that batches are padded up to", unset="none"),
+    Key("runner", "latency_table_ms", LatencyTable(), None, "how long a batch takes, by its rows", unset="learned"),
 )
 # fmt: on
 BY_NAME = {key.name: key for key in KEYS}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,10 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _SIZE = re.compile(r"([0-9]{1,15})\s*([kKMGT]?i?B)", re.ASCII)
 _DEVICE = re.compile(r"[a-z]{1,16}(:[0-9]{1,3})?")
 _DEVICES_MAX = 256
+_ROWS_MAX = 65_536
+_BUCKETS_MAX = 256
+_POINTS_MAX = 1024
+_BATCH_MS_MAX = 86_400_000.0
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -176,14 +181,73 @@ class Devices:
 class Dispatch:
     """Where a runner's queue lives."""
 
-    expected: str = '"worker"'
+    expected: str = '"central" (one in a broker) or "worker" (one in each worker)'
 
     def read(self, value: object) -> str:
-        if value == "central":
-            raise ValueError(
-                'one queue for several workers ("central") is not part of this version yet; "worker" gives each worker '
-                "its own queue"
-            )
-        if value != "worker":
+        if value not in ("central", "worker"):
             raise ValueError
-        return "worker"
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Batch sizes, rising; in the environment separated by commas."""
+
+    expected: str = "a list of rising batch sizes such as [1, 8, 64]"
+
+    def read(self, value: object) -> tuple[int, ...]:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not 1 <= len(items) <= _BUCKETS_MAX:
+            raise ValueError
+        return _rising([_rows(item) for item in items])
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """How long a batch takes, by its rows: a table, or a text of pairs."""
+
+    expected: str = 'a table such as { 1 = 5.5, 64 = 37.0 } or a text such as "1:5.5,64:37": milliseconds by rows'
+
+    def read(self, value: object) -> tuple[tuple[int, float], ...]:
+        pairs = list(value.items()) if isinstance(value, dict) else _pairs(value)
+        if not 1 <= len(pairs) <= _POINTS_MAX:
+            raise ValueError
+        rows = _rising([_rows(rows) for rows, _ in pairs])
+        return tuple([(size, _batch_ms(size, ms)) for size, (_, ms) in zip(rows, pairs)])
+
+    @staticmethod
+    def text(points: tuple[tuple[int, float], ...]) -> str:
+        """What `read` makes `points` of."""
+        return ",".join([f"{rows}:{ms!r}" for rows, ms in points])
+
+
+def _pairs(value: object) -> list[tuple[object, object]]:
+    """The pairs of "1:5.5,64:37"."""
+    if not isinstance(value, str):
+        raise ValueError
+    pairs = [item.partition(":") for item in value.split(",")]
+    if not all(colon for _, colon, _ in pairs):
+        raise ValueError
+    return [(rows, ms) for rows, _, ms in pairs]
+
+
+def _rows(value: object) -> int:
+    """A batch size; the keys of a TOML table are texts."""
+    try:
+        return Integer(1, _ROWS_MAX).read(value.strip() if isinstance(value, str) else value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is no batch size from 1 to {_ROWS_MAX}") from error
+
+
+def _rising(sizes: list[int]) -> tuple[int, ...]:
+    for before, after in pairwise(sizes):
+        if after <= before:
+            raise ValueError(f"sizes must rise, and {after} follows {before}")
+    return tuple(sizes)
+
+
+def _batch_ms(rows: int, value: object) -> float:
+    try:
+        return Number(_BATCH_MS_MAX).read(value)
+    except ValueError as error:
+        raise ValueError(f"{rows} row(s) cannot take {value!r} ms") from error

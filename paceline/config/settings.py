@@ -58,8 +58,8 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """[runner.<name>] of one runner. None: decided by the supervisor (workers, devices, threads), off
-    (queue_timeout_ms) or learned (execution_timeout_ms)."""
+    """[runner.<name>] of one runner. None: decided by the supervisor (workers, devices, threads, dispatch), off
+    (queue_timeout_ms, buckets) or learned (execution_timeout_ms, latency_table_ms)."""
 
     workers: int | None
     devices: tuple[str, ...] | None
@@ -68,7 +68,9 @@ class RunnerSettings:
     latency_budget_ms: float
     queue_timeout_ms: float | None
     execution_timeout_ms: float | None
-    dispatch: str
+    dispatch: str | None
+    buckets: tuple[int, ...] | None
+    latency_table_ms: tuple[tuple[int, float], ...] | None
 
 
 @dataclass(frozen=True)

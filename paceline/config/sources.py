@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from paceline.config.keys import BY_NAME, SECTIONS, find_key
-from paceline.config.kinds import Folder
+from paceline.config.kinds import Folder, LatencyTable
 from paceline.protocol.errors import ConfigError, did_you_mean
 
 FILE_NAME = "paceline.toml"
@@ -153,12 +153,18 @@ def _from_section(section: str, table: Mapping[str, object], lines: _Lines, fold
             )
         for key, setting in value.items():
             origin = lines.origin(section, name, key)
-            if isinstance(setting, dict):
+            if isinstance(setting, dict) and not _is_table(key):
                 raise ConfigError(
                     f"[runner.{name}.{key}] ({origin}) is a section within a runner; "
                     f'if the runner is called "{name}.{key}", write [runner."{name}.{key}"]'
                 )
             yield _entry(section, name, key, setting, origin)
+
+
+def _is_table(name: str) -> bool:
+    """Whether the runner key `name` is a table of its own."""
+    key = BY_NAME.get(name)
+    return key is not None and isinstance(key.kind, LatencyTable)
 
 
 def _from_folder(section: str, name: str, value: object, folder: Path) -> object:

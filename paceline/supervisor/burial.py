@@ -1,14 +1,17 @@
-"""What a dead process's seat and slot say of its death: remains for the obituary, a death for the policy. Pure."""
+"""What is known of a death: remains for the obituary, a death for the policy, a broker's begun requests. Pure."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
+from itertools import chain
 
-from paceline.protocol.control import State
+from paceline.protocol.control import LostHost, State
 from paceline.protocol.slot import SlotView
 from paceline.supervisor.obituary import Remains, reason_of
 from paceline.supervisor.policy import Death, blame
-from paceline.supervisor.seat import API_SERVER, Occupant, Seat
+from paceline.supervisor.seat import WORKER, Occupant, Seat
+from paceline.supervisor.topology import STARTED_MAX
 
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
@@ -16,7 +19,7 @@ _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHU
 def remains_of(seat: Seat, occupant: Occupant, returncode: int, view: SlotView | None, oom_kills: int) -> Remains:
     """`view` is what its slot said last, `oom_kills` what the cgroup counted since the last death."""
     in_hand = view.in_hand if view is not None and view.known else None
-    if seat.kind == API_SERVER or (not seat.was_ready and view is None):
+    if seat.kind != WORKER or (not seat.was_ready and view is None):
         in_hand = ()
     return Remains(
         returncode=returncode,
@@ -40,3 +43,25 @@ def death_of(seat: Seat, remains: Remains, view: SlotView | None) -> Death:
         load_error=bool(seat.said) and not seat.was_ready,
         blame=blame(seat.was_ready, served, seat.has_served, in_hand, from_outside),
     )
+
+
+def begun_in_pool(
+    views: Sequence[SlotView | None], dead: Sequence[LostHost], rows_max: int
+) -> tuple[tuple[bytes, int], ...] | None:
+    """The requests that the workers of a dead broker had begun and that nobody may have answered; None = unknown.
+
+    `views`: its workers' slots, None where there is none; `dead`: the workers that it lost before, oldest first.
+
+    Not all that they ever begun, since a message holds STARTED_MAX ids: of each ring the newest. What a sender still
+    waits for is the end of each: a worker has at most two batches that it did not answer to the broker, but what it
+    had answered may still have been in the broker's pipe to a slow API server, up to that one's window. So two batches
+    are not enough, and up to 4 workers the whole ring goes in. What a dead worker had begun and the broker had given
+    to others, or was to, is in no living slot: of that, two batches each are enough, since those had no answer at all.
+    """
+    slots = [view for view in views if view is not None]
+    share = STARTED_MAX // max(1, len(slots))
+    if any(not view.known or len(view.in_hand) > share for view in slots):
+        return None
+    living = [view.started[-share:] for view in slots]
+    fallen = [lost.started[-2 * rows_max :] for lost in reversed(dead)]
+    return tuple(dict.fromkeys(chain(*living, *fallen)))[:STARTED_MAX]

@@ -1,7 +1,7 @@
 """All children of a server: fills the seats, hears what the processes say of themselves, buries the dead, kills what
-hangs, and keeps the picture of it all that the others are sent.
+hangs, and keeps the pictures of it all that the others are sent.
 
-Decides nothing itself: policy.py says when to restart, watchdog.py what hangs, topology.py what the picture is.
+Decides nothing itself: policy.py says when to restart, watchdog.py what hangs, pictures.py who is shown what.
 Driven by the supervisor's loop; knows no ZeroMQ.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from paceline.protocol.channel import fresh_incarnation, ipc_address
-from paceline.protocol.control import ChildState, Host, LostHost, State
-from paceline.protocol.slot import read_slot
-from paceline.protocol.spec import ChildSpec, ServeSpec, encode_child
-from paceline.supervisor import devices
-from paceline.supervisor.burial import death_of, remains_of
-from paceline.supervisor.children import Child, Launch
+from paceline.protocol.channel import fresh_incarnation
+from paceline.protocol.control import ChildState, LostHost, State
+from paceline.protocol.slot import SlotView, read_slot
+from paceline.protocol.spec import RunnerSpec, ServeSpec
+from paceline.supervisor.burial import begun_in_pool, death_of, remains_of
+from paceline.supervisor.children import Child
 from paceline.supervisor.events import (
     ChildDied,
     ChildReady,
@@ -27,21 +26,24 @@ from paceline.supervisor.events import (
     Recovered,
     Restarting,
     RunnerLoading,
+    Served,
     Stalled,
 )
+from paceline.supervisor.launcher import Launcher
 from paceline.supervisor.listeners import Listeners
-from paceline.supervisor.obituary import explain, own_oom_kills
+from paceline.supervisor.obituary import Remains, explain, own_oom_kills
 from paceline.supervisor.options import Programs
 from paceline.supervisor.output import Forwarder
+from paceline.supervisor.pictures import Pictures
 from paceline.supervisor.policy import Blame, Death, GiveUp
 from paceline.supervisor.run_dir import RunDir
-from paceline.supervisor.seat import API_SERVER, WORKER, Occupant, Seat, seats_of
-from paceline.supervisor.topology import Picture
+from paceline.supervisor.seat import API_SERVER, BROKER, WORKER, Occupant, Seat, seats_of
 from paceline.supervisor.watchdog import LOOK_S, Health
 
 logger = logging.getLogger(__name__)
 
 STOPPED_WITH_SERVER = "stopped with the server"
+STOPPED_WITH_RUNNER = "stopped with its runner, which was given up"
 # A child that said FAILED has this long to exit by itself.
 LEAVE_S = 2.0
 # A killed process that the kernel does not let go is not waited for longer.
@@ -52,13 +54,12 @@ DUMP_S = 0.3
 AWAY_S = 1.0
 # A loop that was away this much longer than it slept cannot blame children for old beats.
 ABSENCE_S = 1.0
-# glibc raises its threshold with each large block that is freed, and keeps what lies below: after a burst of large
-# answers an API server would hold a gigabyte for good.
-_HEAP_OF_API_SERVERS = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
+# How often a slot is read that its owner is just writing, which takes it microseconds unless it loses the core.
+TORN_READS_MAX = 50
 
 
 class Crew:
-    """`publish` sends the picture on at once: a death must be known before its successor is started."""
+    """`publish` sends the pictures on at once: a death must be known before its successor is started."""
 
     def __init__(
         self,
@@ -70,11 +71,11 @@ class Crew:
         publish: Callable[[], None],
     ) -> None:
         self.seats = seats_of(spec)
-        self.picture = Picture()
+        self.pictures = Pictures(spec, self.seats)
         self._spec = spec
         self._run_dir = run_dir
         self._listeners = listeners
-        self._programs = programs
+        self._launcher = Launcher(spec, run_dir, listeners, programs)
         self._emit = emit
         self._publish = publish
         self._forwarder = Forwarder()
@@ -112,17 +113,24 @@ class Crew:
         return None
 
     def settled(self) -> bool:
-        """Whether every runner has a READY worker or is given up, and the same for the API servers."""
-        groups = {(seat.kind, seat.runner) for seat in self.seats}
-        return all(any(s.is_ready for s in self._group(*group)) or self._is_lost(*group) for group in groups)
+        """Whether every runner is up or given up, and the same for the API servers."""
+        servers = self._group(API_SERVER, "")
+        if not any(server.is_ready for server in servers) and not all(server.given_up for server in servers):
+            return False
+        return all(self._is_up(runner.name) or self._is_lost(runner.name) for runner in self._spec.runners)
+
+    def served(self) -> tuple[Served, ...]:
+        """The runners that are up."""
+        return tuple(self._served(runner) for runner in self._spec.runners if self._is_up(runner.name))
 
     def nothing_left(self) -> str:
         """Why the server cannot serve anything ever again, empty while it can."""
-        if self._is_lost(API_SERVER, ""):
-            return f"no API server: {self._group(API_SERVER, '')[0].given_up}"
+        servers = self._group(API_SERVER, "")
+        if all(server.given_up for server in servers):
+            return f"no API server: {servers[0].given_up}"
         runners = [runner.name for runner in self._spec.runners]
-        if all(self._is_lost(WORKER, name) for name in runners):
-            return "; ".join(f"{name}: {self._group(WORKER, name)[0].given_up}" for name in runners)
+        if all(self._is_lost(name) for name in runners):
+            return "; ".join(f"{name}: {self._why_lost(name)}" for name in runners)
         return ""
 
     # What the loop has done
@@ -148,6 +156,7 @@ class Crew:
             seat.was_ready = True
             seat.address = said.address
             seat.remote_address = said.remote_address
+            seat.pool_address = said.pool_address
             seat.policy.ready(now)
             seconds = now - seat.occupant.started_at
             self._emit(ChildReady(seat.kind, seat.name, seat.occupant.child.pid, seat.device, seconds))
@@ -156,7 +165,7 @@ class Crew:
         elif seat.state == State.FAILED:
             seat.said = said.detail or "it said FAILED without a reason"
             seat.leave_by = now + LEAVE_S
-        self._show(seat)
+        self.pictures.show(seat)
 
     def read_output(self) -> None:
         for seat in self.occupied():
@@ -214,7 +223,7 @@ class Crew:
         if seat.kind == API_SERVER:
             self._listeners.set_away(seat.index, False)
         try:
-            child = Child.spawn(self._launch(seat, incarnation, slot))
+            child = Child.spawn(self._launcher.launch(seat, incarnation, slot))
         except OSError as error:
             seat.start_at = None
             seat.last_death = f"cannot be started: {error.strerror or error}"
@@ -224,34 +233,6 @@ class Crew:
         seat.fill(Occupant(child, incarnation, slot, now))
         self._next_look = min(self._next_look, now + LOOK_S)
         logger.info("child started", extra={"child": seat.name, "pid": child.pid, "incarnation": incarnation.hex()})
-
-    def _launch(self, seat: Seat, incarnation: bytes, slot: Path) -> Launch:
-        worker = seat.kind == WORKER
-        fds = () if worker else self._listeners.fds(seat.index)
-
-        def spec(lifeline_fd: int) -> bytes:
-            return encode_child(
-                ChildSpec(
-                    serve=self._spec,
-                    kind=seat.kind,
-                    runner=seat.runner,
-                    index=seat.index,
-                    incarnation=incarnation,
-                    control_address=ipc_address(self._run_dir.control),
-                    slot_path=str(slot),
-                    parent_pid=os.getpid(),
-                    lifeline_fd=lifeline_fd,
-                    socket_fds=fds,
-                )
-            )
-
-        program = self._programs.worker if worker else self._programs.api_server
-        return Launch(program, spec, self._run_dir.path, self._environ(seat), fds)
-
-    def _environ(self, seat: Seat) -> Mapping[str, str]:
-        threads = self._spec.runner(seat.runner).threads if seat.kind == WORKER else 1
-        heap = {} if seat.kind == WORKER else _HEAP_OF_API_SERVERS
-        return {**devices.thread_variables(threads), **devices.narrow(seat.device, os.environ), **heap}
 
     def _look(self, seat: Seat, now: float) -> None:
         if seat.occupant is None or seat.killed_for or (seat.dismissed and not seat.is_ready):
@@ -277,14 +258,14 @@ class Crew:
         seat.stalled = reason
         pid = seat.occupant.child.pid
         self._emit(Stalled(seat.kind, seat.name, pid, reason) if reason else Recovered(seat.kind, seat.name, pid))
-        self._show(seat)
+        self.pictures.show(seat)
 
     def _condemn(self, seat: Seat, reason: str) -> None:
         """It is going to be killed: out of rotation."""
         seat.killed_for = seat.killed_for or reason
         if seat.state == State.READY:
             seat.state = State.DRAINING
-            self._show(seat)
+            self.pictures.show(seat)
             self._publish()
 
     def _bury(self, seat: Seat, occupant: Occupant, now: float) -> None:
@@ -293,27 +274,51 @@ class Crew:
         view = read_slot(occupant.slot)
         oom_before, self._oom_kills = self._oom_kills, own_oom_kills()
         remains = remains_of(seat, occupant, returncode, view, self._oom_kills - oom_before)
-        self._run_dir.forget(occupant.slot)
-        if seat.address.startswith("ipc://"):
-            self._run_dir.forget(Path(seat.address.removeprefix("ipc://")))
+        self._forget_files(seat, occupant)
         death = death_of(seat, remains, view)
         seat.has_served = seat.has_served or (view is not None and view.batches > 0)
         in_good_order = seat.dismissed and returncode == 0
         seat.empty(State.STOPPED)
         if in_good_order:
-            self.picture.remove(occupant.incarnation)
+            self.pictures.remove(seat, occupant.incarnation)
             return
-        known = remains.in_hand is not None
-        self.picture.lose(LostHost(seat.runner, occupant.incarnation, death.reason, known, True, remains.started))
+        self.pictures.lose(seat, self._loss(seat, occupant, death.reason, remains))
         self._publish()
         seat.last_death = death.reason
-        if seat.killed_for == STOPPED_WITH_SERVER:
+        if seat.killed_for in (STOPPED_WITH_SERVER, STOPPED_WITH_RUNNER):
             return
         self._emit(
             ChildDied(seat.kind, seat.name, occupant.child.pid, death.reason, explain(remains), remains.last_lines)
         )
         if not seat.dismissed:
             self._succeed(seat, death, now)
+
+    def _forget_files(self, seat: Seat, occupant: Occupant) -> None:
+        self._run_dir.forget(occupant.slot)
+        for address in (seat.pool_address, seat.address):
+            if address.startswith("ipc://"):
+                self._run_dir.forget(Path(address.removeprefix("ipc://")))
+
+    def _loss(self, seat: Seat, occupant: Occupant, reason: str, remains: Remains) -> LostHost:
+        """What the others are told of a death. Of a broker's after its pool socket's file was removed: a worker writes
+        its slot and then looks for that file before it runs a batch, so what is in no slot by now will never run."""
+        if seat.kind != BROKER:
+            known = remains.in_hand is not None
+            return LostHost(seat.runner, occupant.incarnation, reason, known, True, remains.started)
+        views = [self._slot_of(worker) for worker in self._group(WORKER, seat.runner)]
+        dead = self.pictures.pool(seat.runner).take().lost
+        begun = begun_in_pool(views, dead, self._spec.runner(seat.runner).max_batch_size)
+        return LostHost(seat.runner, occupant.incarnation, reason, begun is not None, False, begun or ())
+
+    def _slot_of(self, worker: Seat) -> SlotView | None:
+        """What the living `worker` has begun; None if it has no slot, and so has begun nothing."""
+        view = None
+        for _ in range(TORN_READS_MAX):
+            view = read_slot(worker.occupant.slot) if worker.occupant is not None else None
+            if view is None or view.known:
+                break
+            os.sched_yield()
+        return view
 
     def _succeed(self, seat: Seat, death: Death, now: float) -> None:
         """Whether and when the dead process gets a successor."""
@@ -333,8 +338,17 @@ class Crew:
         self._emit(GivenUp(seat.kind, seat.name, reason))
         if seat.kind == API_SERVER:
             self._set_away(seat)
-        elif self._is_lost(WORKER, seat.runner):
-            self.picture.fail(seat.runner, reason)
+        elif self._is_lost(seat.runner):
+            self._end_runner(seat.runner, reason)
+
+    def _end_runner(self, runner: str, reason: str) -> None:
+        """Whoever is left of it is of no use: a broker without workers, or workers without a broker."""
+        self.pictures.hosts.fail(runner, reason)
+        for seat in self.seats:
+            if seat.runner == runner and not seat.given_up:
+                seat.dismissed = True
+                seat.start_at = None
+                self.kill(seat, STOPPED_WITH_RUNNER)
 
     def _set_away(self, seat: Seat) -> None:
         if seat.kind == API_SERVER and any(other.is_ready for other in self._group(API_SERVER, "")):
@@ -347,14 +361,24 @@ class Crew:
             if other.given_up or late:
                 self._set_away(other)
 
-    def _show(self, seat: Seat) -> None:
-        if seat.kind == WORKER and seat.address and seat.occupant is not None:
-            state = State.READY if seat.takes_requests else State.DRAINING
-            host = Host(seat.runner, seat.occupant.incarnation, seat.address, state)
-            self.picture.put(host, seat.remote_address)
-
     def _group(self, kind: str, runner: str) -> list[Seat]:
         return [seat for seat in self.seats if seat.kind == kind and seat.runner == runner]
 
-    def _is_lost(self, kind: str, runner: str) -> bool:
-        return all(seat.given_up for seat in self._group(kind, runner))
+    def _served(self, runner: RunnerSpec) -> Served:
+        ready = sum(worker.is_ready for worker in self._group(WORKER, runner.name))
+        return Served(runner.name, runner.workers, ready, runner.dispatch)
+
+    def _is_up(self, runner: str) -> bool:
+        """Whether requests find a READY worker, through its broker where it has one."""
+        brokers = self._group(BROKER, runner)
+        return all(seat.is_ready for seat in brokers) and any(seat.is_ready for seat in self._group(WORKER, runner))
+
+    def _is_lost(self, runner: str) -> bool:
+        return bool(self._why_lost(runner))
+
+    def _why_lost(self, runner: str) -> str:
+        """Why no request of `runner` will ever be served again, empty while one may be."""
+        for group in (self._group(BROKER, runner), self._group(WORKER, runner)):
+            if group and all(seat.given_up for seat in group):
+                return group[0].given_up
+        return ""

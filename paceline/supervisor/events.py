@@ -31,7 +31,7 @@ class RunnerLoading:
 
 @dataclass(frozen=True, slots=True)
 class ChildReady:
-    """A child said READY, `seconds` after its start. `kind` is "worker" or "api_server"."""
+    """A child said READY, `seconds` after its start. `kind` is "worker", "broker" or "api_server"."""
 
     kind: str
     name: str
@@ -41,12 +41,23 @@ class ChildReady:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A runner that takes requests: with how many workers, how many of which are `ready` by now. `dispatch`: "central",
+    with one queue in its broker, or "worker", with one in each worker."""
+
+    name: str
+    workers: int
+    ready: int
+    dispatch: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """Every runner that can be served is ready, `seconds` after the start. `native`: the address for native clients on
     other machines, if there is one."""
 
     url: str
-    runners: tuple[str, ...]
+    runners: tuple[Served, ...]
     seconds: float
     native: str = ""
 
@@ -143,7 +154,7 @@ def describe(event: Event) -> str:
             return f"{name} ready in {seconds:.2f} s (pid {pid}{', ' + device if device else ''})"
         case Ready(url, runners, seconds, native):
             where = f"{url} and {native}" if native else url
-            return f"ready: {', '.join(runners)} on {where} after {seconds:.2f} s"
+            return f"ready: {', '.join(map(_describe_served, runners))} on {where} after {seconds:.2f} s"
         case Stalled(_, name, pid, reason):
             return f"{name} (pid {pid}) gets no new requests: {reason}"
         case Recovered(_, name, pid):
@@ -158,3 +169,13 @@ def describe(event: Event) -> str:
             return f"draining ({cause}): finishing accepted requests, at most {grace_s:g} s; once more stops at once"
         case Stopped(exit_code, reason):
             return f"stopped: {reason}" if exit_code == 0 else f"stopped with exit code {exit_code}: {reason}"
+
+
+def _describe_served(runner: Served) -> str:
+    """Its name, its workers, and where its queue lives."""
+    count = f"{runner.workers} worker{'s' if runner.workers > 1 else ''}"
+    if runner.ready < runner.workers:
+        count = f"{runner.ready} of {count}"
+    if runner.dispatch == "central":
+        return f"{runner.name} ({count}, one queue in its broker)"
+    return f"{runner.name} ({count}{', each with a queue' if runner.workers > 1 else ''})"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from paceline.config import Config, RunnerSettings
+from paceline.config.agreement import agreed
 from paceline.protocol.child import die_with_parent
 from paceline.protocol.errors import PacelineError, StartError, StoreError, VersionNotFound
 from paceline.protocol.spec import HttpSpec, NativeSpec, RunnerSpec, ServeSpec, encode_serve
@@ -48,7 +49,7 @@ def inspect(request: InspectRequest) -> ServeSpec:
     names = [version.tag.name for version in versions]
     _refuse_twice(names)
     config.check_runners(names)
-    settings = [config.runner(name, {}) for name in names]
+    settings = [agreed(config, name, {}) for name in names]
     places = _places(names, settings)
     cores, workers = devices.available_cores(), sum(map(len, places))
     threads = devices.threads_per_worker(cores, workers)
@@ -131,7 +132,9 @@ def _runner(
         latency_budget_ms=settings.latency_budget_ms,
         queue_timeout_ms=settings.queue_timeout_ms,
         execution_timeout_ms=settings.execution_timeout_ms,
-        dispatch=settings.dispatch,
+        dispatch=settings.dispatch or ("central" if len(place) > 1 else "worker"),
+        buckets=settings.buckets or (),
+        latency_table=settings.latency_table_ms or (),
         trust=trust,
         aliases=aliases,
     )

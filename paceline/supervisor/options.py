@@ -18,6 +18,7 @@ class Programs:
     """The children's command lines; each gets one more argument, the descriptor of its spec. Tests put in their own."""
 
     worker: tuple[str, ...] = _module("paceline.runner.worker")
+    broker: tuple[str, ...] = _module("paceline.runner.broker")
     api_server: tuple[str, ...] = _module("paceline.api_server.server")
     inspector: tuple[str, ...] = _module("paceline.supervisor.inspector")
 

@@ -2,7 +2,7 @@
 
     lock              held by flock as long as the server lives; holds its pid, and whether a server made all this
     control.sock      children, native clients and `paceline status` speak to the supervisor here
-    h-*, s-*          sockets and slots of children, random names
+    h-*, p-*, s-*     data sockets, pool sockets and slots of children, random names
 
 ZeroMQ binds over a live socket silently, so the lock is taken before anything is bound. Only these names are ever
 removed: the directory may be the user's own. Called by the supervisor and, for reading, by status.
@@ -24,7 +24,7 @@ from paceline.protocol import limits
 from paceline.protocol.errors import StartError
 
 LOCK, CONTROL = "lock", "control.sock"
-_OURS = ("h-", "s-")
+_OURS = ("h-", "p-", "s-")
 _NAME_BYTES = 34  # the longest name of a socket in it: "h-" and 32 hex digits
 _TRIES_MAX = 100
 _TAKES_MAX, _TAKE_AGAIN_S = 5, 0.01

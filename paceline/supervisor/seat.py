@@ -1,4 +1,4 @@
-"""One place in the server's plan: a worker or an API server, whichever process fills it now.
+"""One place in the server's plan: a worker, a broker or an API server, whichever process fills it now.
 
 Owns what outlives a restart (policy, watchdog, counts) and what belongs to the present process (child, incarnation,
 state). The supervisor fills and empties it.
@@ -15,7 +15,7 @@ from paceline.supervisor.children import Child
 from paceline.supervisor.policy import RestartPolicy
 from paceline.supervisor.watchdog import Watchdog
 
-WORKER, API_SERVER = "worker", "api_server"
+WORKER, BROKER, API_SERVER = "worker", "broker", "api_server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Seat:
     """`start_at`: when the next process is due, None while there is one or none is to come. `killed_for`: why we sent
     SIGKILL. `stalled`: why it gets nothing new for now, though it is READY. `said`: the process's own FAILED message;
     from then on it has until `leave_by` to exit. `dismissed`: it was told to leave, and has no successor. `has_served`:
-    this or an earlier process served requests."""
+    this or an earlier process served requests. `pool_address`: where the workers of a broker join it."""
 
     kind: str
     runner: str
@@ -45,6 +45,7 @@ class Seat:
     state: State = State.STOPPED
     address: str = ""
     remote_address: str = ""
+    pool_address: str = ""
     start_at: float | None = 0.0
     killed_for: str = ""
     stalled: str = ""
@@ -59,7 +60,9 @@ class Seat:
 
     @property
     def name(self) -> str:
-        """How it is called in logs and status: "net/0", "api/1"."""
+        """How it is called in logs and status: "net/0", "net/broker", "api/1"."""
+        if self.kind == BROKER:
+            return f"{self.runner}/broker"
         return f"{self.runner if self.kind == WORKER else 'api'}/{self.index}"
 
     @property
@@ -73,7 +76,8 @@ class Seat:
     def fill(self, occupant: Occupant) -> None:
         self.occupant = occupant
         self.state = State.STARTING
-        self.address = self.remote_address = self.killed_for = self.stalled = self.said = ""
+        self.address = self.remote_address = self.pool_address = ""
+        self.killed_for = self.stalled = self.said = ""
         self.leave_by = self.start_at = None
         self.was_ready = False
         self.watchdog.started(occupant.started_at)
@@ -81,14 +85,19 @@ class Seat:
     def empty(self, state: State) -> None:
         self.occupant = None
         self.state = state
-        self.address = self.stalled = ""
+        self.address = self.pool_address = self.stalled = ""
         self.leave_by = None
 
 
 def seats_of(spec: ServeSpec) -> list[Seat]:
-    """All places of a server, API servers first: they answer while the models load."""
-    servers = [Seat(API_SERVER, "", index, "", Watchdog()) for index in range(spec.http.api_workers)]
-    return servers + [_worker_seat(runner, index) for runner in spec.runners for index in range(runner.workers)]
+    """All places of a server, API servers first: they answer while the models load. Then each runner's broker, so that
+    it is there when the workers are."""
+    seats = [Seat(API_SERVER, "", index, "", Watchdog()) for index in range(spec.http.api_workers)]
+    for runner in spec.runners:
+        if runner.is_central:
+            seats.append(Seat(BROKER, runner.name, 0, "", Watchdog()))
+        seats += [_worker_seat(runner, index) for index in range(runner.workers)]
+    return seats
 
 
 def _worker_seat(runner: RunnerSpec, index: int) -> Seat:

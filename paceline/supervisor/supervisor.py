@@ -25,12 +25,12 @@ from paceline.supervisor.interview import interview
 from paceline.supervisor.listeners import Listeners, open_listeners
 from paceline.supervisor.options import ServeOptions
 from paceline.supervisor.run_dir import RunDir
-from paceline.supervisor.seat import API_SERVER, WORKER, Seat
+from paceline.supervisor.seat import API_SERVER, BROKER, WORKER, Seat
 from paceline.supervisor.signals import Signals
 from paceline.supervisor.switchboard import Switchboard
 
-# Beyond its grace a child gets this long to exit by itself; workers get at least WORKER_GRACE_S, as nothing is left in
-# their hands once the API servers are gone.
+# Beyond its grace a child gets this long to exit by itself; brokers and workers get at least WORKER_GRACE_S, as nothing
+# is left in their hands once the API servers are gone.
 SLACK_S = 2.5
 WORKER_GRACE_S = 1.0
 # A killed process that the kernel does not let go is not waited for longer.
@@ -116,15 +116,14 @@ class Supervisor:
                 self._announce()
 
     def _announce(self) -> None:
-        runners = sorted({seat.runner for seat in self._crew.occupied(WORKER) if seat.is_ready})
         seconds = SystemClock.now() - self._started_at
-        self._on_event(Ready(self._listeners.url, tuple(runners), seconds, self._board.remote_address))
+        self._on_event(Ready(self._listeners.url, self._crew.served(), seconds, self._board.remote_address))
         # What lives until now lives for ever: later collections need not look at it.
         gc.collect()
         gc.freeze()
 
     def _shutdown(self, outcome: Stopped) -> Stopped:
-        """Drain in order, API servers before workers, and leave nobody behind."""
+        """Drain in order, from those who send requests to those who run them, and leave nobody behind."""
         self._draining = True
         self._crew.dismiss()
         if outcome.exit_code == 0:
@@ -137,10 +136,11 @@ class Supervisor:
         deadline = SystemClock.now() + grace_s
         self._on_event(Draining(_signal_text(self._stop_signals[0]), grace_s))
         self._listeners.close()
-        self._crew.picture.drain()
+        self._crew.pictures.hosts.drain()
         self._publish()
         self._send_away(API_SERVER, grace_s)
-        self._send_away(WORKER, max(WORKER_GRACE_S, deadline - SystemClock.now()))
+        for kind in (BROKER, WORKER):
+            self._send_away(kind, max(WORKER_GRACE_S, deadline - SystemClock.now()))
         if len(self._stop_signals) > 1:
             return Stopped(128 + self._stop_signals[1], "stopped at once by a second signal")
         return outcome
@@ -181,8 +181,7 @@ class Supervisor:
         self._crew.bury(now)
         self._crew.watch(now)
         self._crew.start_due(now)
-        if self._crew.picture.changed:
-            self._publish()
+        self._publish()
 
     def _hear(self, now: float) -> None:
         for peer, message in self._board.messages():
@@ -197,18 +196,20 @@ class Supervisor:
 
     def _greet(self, peer: bytes, hello: Hello) -> None:
         if hello.kind == "client":
-            self._board.subscribe(peer, True, self._crew.picture)
+            self._board.subscribe(peer, True, self._crew.pictures.hosts)
             return
         seat = self._crew.find(peer)
         if seat is None or seat.kind != hello.kind:
             return  # of a process that is dead by now
         if seat.state == State.STARTING:
             seat.state = State.LOADING
-        if seat.kind == API_SERVER:
-            self._board.subscribe(peer, False, self._crew.picture)
+        picture = self._crew.pictures.seen_by(seat)
+        if picture is not None:
+            self._board.subscribe(peer, False, picture)
 
     def _publish(self) -> None:
-        self._board.publish(self._crew.picture)
+        for picture in self._crew.pictures.changed():
+            self._board.publish(picture)
 
 
 def _signal_text(number: int) -> str:

@@ -1,13 +1,15 @@
-"""The control sockets: who is connected, what they say, and the picture that subscribers are sent.
+"""The control sockets: who is connected, what they say, and the picture that each subscriber is sent.
 
-Subscribers are API servers and native clients; both may vanish without a word, which shows when they are sent to. On
-the socket for other machines are only clients: they may say Hello and no more, and they see the picture as theirs.
+Subscribers are API servers, native clients, and brokers with their workers; all may vanish without a word, which shows
+when they are sent to. On the socket for other machines are only clients: they may say Hello and no more, and they see
+the picture as theirs.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from paceline.protocol import control
 from paceline.protocol.channel import ServerSocket
@@ -22,6 +24,11 @@ logger = logging.getLogger(__name__)
 CLIENTS_MAX = 1024
 
 
+class _Subscription(NamedTuple):
+    picture: Picture
+    is_client: bool
+
+
 class Switchboard:
     """`serve`: what clients are welcomed with. `remote`: the socket for other machines, if there is one."""
 
@@ -31,8 +38,8 @@ class Switchboard:
         self._remote = remote
         self._welcome = Welcome(encode_serve(serve))
         self._remote_welcome = Welcome(encode_serve(serve.for_remote()))
-        # By incarnation, oldest first; True for clients.
-        self._subscribers: dict[bytes, bool] = {}
+        # By incarnation, oldest first.
+        self._subscribers: dict[bytes, _Subscription] = {}
 
     @property
     def remote_address(self) -> str:
@@ -53,21 +60,21 @@ class Switchboard:
                 yield peer, message
 
     def subscribe(self, peer: bytes, is_client: bool, picture: Picture) -> None:
-        """`peer` said Hello: it gets the present picture now and every later one."""
+        """`peer` said Hello: it gets `picture` as it is now and every later one of it."""
         self._subscribers.pop(peer, None)
-        clients = [each for each, client in self._subscribers.items() if client]
+        clients = [each for each, subscription in self._subscribers.items() if subscription.is_client]
         if is_client and len(clients) >= CLIENTS_MAX:
             del self._subscribers[clients[0]]
-        self._subscribers[peer] = is_client
+        self._subscribers[peer] = _Subscription(picture, is_client)
         if is_client:
             self.send(peer, self._remote_welcome if is_remote(peer) else self._welcome)
         self.send(peer, picture.take_remote(peer) if is_remote(peer) else picture.take())
 
     def publish(self, picture: Picture) -> None:
-        """Every subscriber gets the present picture."""
+        """Every subscriber of `picture` gets it as it is now."""
         picture.told()
         parts = control.encode(picture.take())
-        for peer in list(self._subscribers):
+        for peer in [peer for peer, subscription in self._subscribers.items() if subscription.picture is picture]:
             if is_remote(peer):
                 sent = self.send(peer, picture.take_remote(peer))
             else:

@@ -1,4 +1,4 @@
-"""The picture that API servers and native clients are sent: which hosts there are, which died, which were given up.
+"""A picture that others are sent: which hosts there are, which died, which runners were given up.
 
 Pure: changes in, numbered snapshots out. A snapshot replaces all earlier ones; the latest deaths stay in it, so that a
 reader that missed one snapshot misses no death.
@@ -49,9 +49,9 @@ class Picture:
         if self._pop(incarnation):
             self._version += 1
 
-    def lose(self, lost: LostHost) -> None:
-        """A process died; it counts as a host only if it was one."""
-        if self._pop(lost.incarnation):
+    def lose(self, lost: LostHost, unseen: bool = False) -> None:
+        """A process died; it counts as a host only if it was one. `unseen`: also if it was in no snapshot yet."""
+        if self._pop(lost.incarnation) or unseen:
             self._lost.append(lost)
             while len(self._lost) > 1 and sum(len(each.started) for each in self._lost) > STARTED_MAX:
                 self._lost.popleft()

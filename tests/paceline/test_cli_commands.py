@@ -297,7 +297,7 @@ def serving(monkeypatch: pytest.MonkeyPatch, code: int = 0) -> list[ServeOptions
         started.append(options)
         on_event(events.Starting(options.targets, "http://127.0.0.1:8000", "/run/x", 7))
         on_event(events.ChildReady("worker", "net/0", 8, "cpu", 0.5))
-        on_event(events.Ready("http://127.0.0.1:8000", ("net",), 1.0))
+        on_event(events.Ready("http://127.0.0.1:8000", (events.Served("net", 3, 3, "central"),), 1.0))
         on_event(events.Stopped(code, "drained"))
         return code
 
@@ -310,14 +310,17 @@ def test_serve_passes_flags_on_and_tells_how_to_use_the_server(
 ) -> None:
     started = serving(monkeypatch)
     words = "--port 9001 --api-workers 2 --workers 3 --max-batch-size 8 --latency-budget-ms 50 --run-dir /r --trust"
-    text = run("serve", "net:latest", *words.split()).stdout
+    more = "--devices cuda:0,cuda:1 --dispatch central --buckets 1,8 --latency-table-ms 1:5.5,8:20"
+    text = run("serve", "net:latest", *words.split(), *more.split()).stdout
     (options,) = started
     server, runner = options.config.server, options.config.runner("net", {})
     assert options.targets == ("net:latest",)
     assert options.trust
     assert (server.port, server.api_workers, server.run_dir) == (9001, 2, Path("/r"))
     assert (runner.workers, runner.max_batch_size, runner.latency_budget_ms) == (3, 8, 50.0)
-    assert "ready: net on http://127.0.0.1:8000" in text
+    assert (runner.devices, runner.dispatch) == (("cuda:0", "cuda:1"), "central")
+    assert (runner.buckets, runner.latency_table_ms) == ((1, 8), ((1, 5.5), (8, 20.0)))
+    assert "ready: net (3 workers, one queue in its broker) on http://127.0.0.1:8000" in text
     assert "curl -s http://127.0.0.1:8000/v2/models/net/infer -d '" in text
     assert "Ctrl-C stops" in text
     assert "\x1b" not in text
@@ -332,7 +335,7 @@ def test_serve_json_is_one_object_per_event(store: ModelStore, monkeypatch: pyte
     assert told[2] == {
         "event": "ready",
         "url": "http://127.0.0.1:8000",
-        "runners": ["net"],
+        "runners": [{"name": "net", "workers": 3, "ready": 3, "dispatch": "central"}],
         "seconds": 1.0,
         "native": "",
     }

@@ -51,7 +51,9 @@ def test_without_anything_given_every_value_is_a_default() -> None:
         latency_budget_ms=limits.LATENCY_BUDGET_MS,
         queue_timeout_ms=None,
         execution_timeout_ms=None,
-        dispatch="worker",
+        dispatch=None,
+        buckets=None,
+        latency_table_ms=None,
     )
 
 
@@ -175,8 +177,20 @@ def test_file_is_found_by_flag_then_variable_then_working_directory(tmp_path: Pa
         ("[server]\nbody_bytes_max = '64 giraffes'", 'or a text such as "64MiB"'),
         ("[server]\nhost = 'a b'", "expected a host name or address"),
         ("[store]\nhome = ''", "expected the path of a folder"),
-        ("[runner.net]\ndispatch = 'central'", "is not part of this version yet"),
-        ("[runner.net]\ndispatch = 'worked'", 'expected "worker"'),
+        ("[runner.net]\ndispatch = 'worked'", 'expected "central" (one in a broker) or "worker"'),
+        (
+            "[runner.net]\nbuckets = [8, 8]",
+            'rising batch sizes such as [1, 8, 64], or "none": sizes must rise, and 8 follows 8',
+        ),
+        ("[runner.net]\nbuckets = [8, 'x']", "'x' is no batch size from 1 to 65536"),
+        ("[runner.net]\nbuckets = []", "expected a list of rising batch sizes"),
+        ("[runner.net]\nlatency_table_ms = { 8 = 5, 1 = 5 }", "(TOML:2); expected a table such as"),
+        ("[runner.net]\nlatency_table_ms = { 8 = 5, 1 = 5 }", "sizes must rise, and 1 follows 8"),
+        ("[runner.net.latency_table_ms]\n1 = 5.5\n8 = -3", "8 row(s) cannot take -3 ms"),
+        ("[runner.net]\nlatency_table_ms = { one = 5 }", "'one' is no batch size from 1 to 65536"),
+        ("[runner.net]\nlatency_table_ms = {}", 'milliseconds by rows, or "learned"'),
+        ("[runner.net]\nlatency_table_ms = '1=5.5'", 'a text such as "1:5.5,64:37"'),
+        ("[runner.net]\nbuckets = { 1 = 2 }", 'write [runner."net.buckets"]'),
         ("port = ", "is not TOML"),
     ],
 )

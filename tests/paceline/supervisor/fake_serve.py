@@ -19,7 +19,9 @@ def main() -> int:
     flags = dict(flag.split("=", 1) for flag in sys.argv[2:at])
     config = load_config({"port": "0", **flags}, None, {})
     fake = (sys.executable, str(HERE / "fake_child.py"))
-    programs = Programs(fake, fake, (sys.executable, str(HERE / "fake_inspector.py")))
+    programs = Programs(
+        worker=fake, broker=fake, api_server=fake, inspector=(sys.executable, str(HERE / "fake_inspector.py"))
+    )
     options = ServeOptions(tuple(sys.argv[at + 1 :]), config, Path(sys.argv[1]), programs=programs)
     try:
         return serve(options, say)

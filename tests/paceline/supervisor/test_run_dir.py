@@ -32,7 +32,7 @@ def test_second_owner_is_refused_with_the_pid_of_the_first(run_dir: Path) -> Non
 
 def test_what_a_dead_owner_left_is_cleared_and_nothing_else(run_dir: Path) -> None:
     run_dir.mkdir(mode=0o700)
-    for name in ("control.sock", "h-1", "s-2", "lock", "notes.txt"):
+    for name in ("control.sock", "h-1", "p-3", "s-2", "lock", "notes.txt"):
         (run_dir / name).touch()
     assert owner_of(run_dir) is None
     with RunDir.acquire(run_dir):

@@ -37,7 +37,7 @@ def is_gone(pid: int) -> bool:
 def test_server_becomes_ready_drains_on_sigterm_and_leaves_nothing(start: Start, run_dir: Path) -> None:
     server = start("good", workers=2, api_workers=2)
     ready = server.wait_for("Ready")
-    assert ready["runners"] == ["good"]
+    assert [(each["name"], each["workers"], each["dispatch"]) for each in ready["runners"]] == [("good", 2, "worker")]
     assert {path.name[:2] for path in run_dir.iterdir()} == {"lo", "co", "h-", "s-"}
     pids = [pid_of(server, name) for name in ("good/0", "good/1", "api/0", "api/1")]
     server.signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_load_error_is_given_up_with_its_reason_while_others_serve(start: Start,
     server = start("unloadable", "good")
     given_up = server.wait_for("GivenUp")
     assert "weights are missing" in given_up["reason"]
-    assert server.wait_for("Ready")["runners"] == ["good"]
+    assert [each["name"] for each in server.wait_for("Ready")["runners"]] == ["good"]
     failed = native().wait_for(lambda topology: bool(topology.failed)).failed[0]
     assert failed.runner == "unloadable"
     assert "weights are missing" in failed.reason

@@ -160,3 +160,15 @@ def test_without_the_second_socket_there_is_no_remote_address() -> None:
     board = Switchboard(local, SPEC)  # type: ignore[arg-type]
     assert (board.remote_address, len(board.sockets)) == ("", 1)
     assert Room().board.remote_address == "tcp://0.0.0.0:7400"
+
+
+def test_a_picture_goes_to_its_own_subscribers_only(room: Room) -> None:
+    pool, worker = Picture(), fresh_incarnation()
+    room.board.subscribe(HERE, True, room.picture)
+    room.board.subscribe(worker, False, pool)
+    room.local.sent.clear()
+    pool.put(Host("net", WORKER, "", State.READY))
+    room.board.publish(pool)
+    assert [peer for peer, _ in room.local.sent] == [worker]
+    room.board.publish(room.picture)
+    assert [peer for peer, _ in room.local.sent] == [worker, HERE]

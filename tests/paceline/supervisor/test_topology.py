@@ -63,6 +63,13 @@ def test_process_that_never_was_a_host_is_not_lost() -> None:
     assert picture.take().lost == ()
 
 
+def test_process_that_others_may_have_met_before_us_is_lost_all_the_same() -> None:
+    picture = Picture()
+    picture.told()
+    picture.lose(lost(1), unseen=True)
+    assert (picture.changed, picture.take().lost) == (True, (lost(1),))
+
+
 def test_host_that_left_in_good_order_is_not_lost() -> None:
     picture = Picture()
     picture.put(host(1))
