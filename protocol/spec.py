@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -26,8 +27,9 @@ class RunnerSpec:
 
     `digest` is the version's sha256; `threads` the torch threads of each worker; `devices` one entry per worker, or one
     for all. `dispatch`: "worker" or "central". `buckets`: batch rows are padded up to the next of these, empty = not at
-    all. `latency_table`: (rows, milliseconds) of one batch where they are known, empty = learned. Times in milliseconds
-    as in the config; None = off or learned.
+    all. `latency_table`: (rows, milliseconds) of one batch where they are known, empty = learned. `record`: where
+    decisions are recorded, see ServeSpec.record_path; empty = nowhere. Times in milliseconds as in the config; None =
+    off or learned.
     """
 
     name: str
@@ -49,6 +51,7 @@ class RunnerSpec:
     latency_table: tuple[tuple[int, float], ...] = ()
     trust: bool = False
     aliases: tuple[str, ...] = ()
+    record: str = ""
 
     @property
     def is_central(self) -> bool:
@@ -112,9 +115,23 @@ class ServeSpec:
         own = port + 1 + sum(each.queues for each in self.runners[: names.index(runner)]) + index
         return tcp_address(host, own if port > 0 and own <= PORT_MAX else 0)
 
+    def record_paths(self) -> tuple[str, ...]:
+        """Where the decisions of this server are recorded, one file per queue; empty = nowhere."""
+        places = [(runner, index) for runner in self.runners for index in range(runner.queues)]
+        return tuple(self.record_path(runner.name, index) for runner, index in places if runner.record)
+
+    def record_path(self, runner: str, index: int) -> str:
+        """Where queue `index` of `runner` is recorded, empty = nowhere. With several queues in the server each has a
+        file of its own: `decisions.jsonl` becomes `decisions.net-0.jsonl`."""
+        record = self.runner(runner).record
+        if not record or sum(each.queues for each in self.runners) == 1:
+            return record
+        path = Path(record)
+        return str(path.parent / f"{path.stem}.{runner}-{index}{path.suffix}")
+
     def for_remote(self) -> ServeSpec:
         """What a client on another machine is told: no path and no address of this one."""
-        runners = tuple(replace(runner, store_home="") for runner in self.runners)
+        runners = tuple(replace(runner, store_home="", record="") for runner in self.runners)
         return ServeSpec(runners, replace(self.http, host="", port=0), "")
 
 

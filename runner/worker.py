@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from paceline.protocol import child, control, limits, log
@@ -32,6 +33,8 @@ from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
 from paceline.runner.execution import Engine
 from paceline.runner.host import Host
 from paceline.runner.intake import IntakeLimits
+from paceline.runner.recorder import recorded
+from paceline.runner.recording import Header
 from paceline.runner.warm_up import warm_up
 from paceline.store import ModelStore, StoredVersion, Tag
 
@@ -79,7 +82,7 @@ class Worker:
         self._sockets = (data, self._control) if remote is None else (data, self._control, remote)
         self._host = Host(
             data if remote is None else Crossing(data, remote),
-            dispatcher_for(runner),
+            dispatcher_for(self._spec),
             engine,
             self._slot,
             runner.methods,
@@ -192,15 +195,20 @@ def stored(runner: RunnerSpec) -> StoredVersion:
     return version
 
 
-def dispatcher_for(runner: RunnerSpec) -> Dispatcher:
-    return Dispatcher(
-        DispatcherConfig(
-            max_batch_size=runner.max_batch_size,
-            reply_s=REPLY_S,
-            starts_max=limits.STARTS_MAX,
-            queue_rows_max=limits.QUEUE_ROWS_MAX,
-        )
+def dispatcher_for(spec: ChildSpec) -> Dispatcher:
+    """The dispatcher of the child `spec`, which is recorded if the server is."""
+    runner = spec.serve.runner(spec.runner)
+    config = DispatcherConfig(
+        max_batch_size=runner.max_batch_size,
+        reply_s=REPLY_S,
+        starts_max=limits.STARTS_MAX,
+        queue_rows_max=limits.QUEUE_ROWS_MAX,
     )
+    path = spec.serve.record_path(spec.runner, spec.index)
+    if not path:
+        return Dispatcher(config)
+    profile = "" if runner.is_central else device_of(runner, spec.index)
+    return recorded(path, Header(spec.runner, spec.index, profile, config, SystemClock.now(), time.time()))
 
 
 def main(argv: list[str]) -> int:

@@ -65,6 +65,9 @@ def serve(
     run_dir: Annotated[
         Path | None, _option("FOLDER", "Private folder of sockets and locks.", "below the store")
     ] = None,
+    record: Annotated[
+        Path | None, _option("FILE", "Record each decision of the dispatcher, to replay it.", "off")
+    ] = None,
     config: Annotated[Path | None, _option("FILE", "Settings.", "./paceline.toml if there is one")] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Let other machines use the models; nobody is asked who they are.")
@@ -92,6 +95,7 @@ def serve(
         "native_listen": native_listen,
         "native_keys": native_keys,
         "run_dir": run_dir,
+        "record": record,
         "insecure": insecure,
     }
     settings = load_config(flags, config, os.environ)

@@ -89,6 +89,8 @@ KEYS: tuple[Key, ...] = (
         "where native clients on other machines connect; needs native_keys", unset="off"),
     Key("server", "native_keys", Folder(), None, "the folder made by `paceline keys new`", unset="off"),
     Key("server", "run_dir", Folder(), None, "the private folder of sockets and locks", unset="auto"),
+    Key("server", "record", Folder("the path of a file"), None,
+        "the file in which each decision of the dispatcher is recorded", unset="off"),
     Key("store", "home", Folder(), None, "the folder of the model store", unset="auto"),
     Key("runner", "workers", Integer(1, 1024), None, "how many worker processes", unset="auto"),
     Key("runner", "devices", Devices(), None, "the devices of the workers, one each in turn", unset="auto"),

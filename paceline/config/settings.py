@@ -54,6 +54,7 @@ class ServerSettings:
     native_listen: str | None
     native_keys: Path | None
     run_dir: Path
+    record: Path | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,13 @@ class Starting:
 
 
 @dataclass(frozen=True, slots=True)
+class Recording:
+    """The decisions of the dispatchers are appended to these files."""
+
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerLoading:
     """A runner's workers are being started."""
 
@@ -130,6 +137,7 @@ class Stopped:
 
 Event: TypeAlias = (
     Starting
+    | Recording
     | RunnerLoading
     | ChildReady
     | Ready
@@ -148,6 +156,8 @@ def describe(event: Event) -> str:
     match event:
         case Starting(targets, url, run_dir, pid):
             return f"starting {', '.join(targets)} on {url} (pid {pid}, run directory {run_dir})"
+        case Recording(paths):
+            return f"recording decisions to {', '.join(paths)}"
         case RunnerLoading(runner, model, version, devices):
             return f"loading {runner}: {model}:{version} on {', '.join(devices)}"
         case ChildReady(_, name, pid, device, seconds):

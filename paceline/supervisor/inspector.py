@@ -17,6 +17,7 @@ from paceline.config.agreement import agreed
 from paceline.protocol.child import die_with_parent
 from paceline.protocol.errors import PacelineError, StartError, StoreError, VersionNotFound
 from paceline.protocol.spec import HttpSpec, NativeSpec, RunnerSpec, ServeSpec, encode_serve
+from paceline.runner.recorder import open_to_append
 from paceline.store import ModelStore, StoredVersion, Tag, parse_tag
 from paceline.store.tags import is_name
 from paceline.supervisor import devices
@@ -53,11 +54,23 @@ def inspect(request: InspectRequest) -> ServeSpec:
     places = _places(names, settings)
     cores, workers = devices.available_cores(), sum(map(len, places))
     threads = devices.threads_per_worker(cores, workers)
+    record = "" if config.server.record is None else str(config.server.record.absolute())
     runners = tuple(
-        _runner(version, tag, chosen, place, threads, str(config.store_home), request.trust)
+        _runner(version, tag, chosen, place, threads, str(config.store_home), request.trust, record)
         for version, tag, chosen, place in zip(versions, tags, settings, places)
     )
-    return ServeSpec(runners, _http(config, request), request.run_dir, _native(config))
+    spec = ServeSpec(runners, _http(config, request), request.run_dir, _native(config))
+    _check_recording(spec)
+    return spec
+
+
+def _check_recording(spec: ServeSpec) -> None:
+    """Before anything is loaded. Each worker opens its own file again."""
+    for path in spec.record_paths():
+        try:
+            open_to_append(path).close()
+        except OSError as error:
+            raise StartError(f"cannot record decisions to {path}: {error.strerror or error}") from error
 
 
 def _tag_of(target: str, store: ModelStore) -> Tag:
@@ -109,6 +122,7 @@ def _runner(
     threads: int,
     store_home: str,
     trust: bool,
+    record: str,
 ) -> RunnerSpec:
     manifest = version.manifest
     if manifest.code_bearing:
@@ -137,6 +151,7 @@ def _runner(
         latency_table=settings.latency_table_ms or (),
         trust=trust,
         aliases=aliases,
+        record=record,
     )
 
 

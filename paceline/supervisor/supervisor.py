@@ -20,7 +20,7 @@ from paceline.protocol.keys import load_server
 from paceline.protocol.spec import ServeSpec
 from paceline.supervisor.census import census
 from paceline.supervisor.crew import STOPPED_WITH_SERVER, Crew
-from paceline.supervisor.events import Draining, Event, Ready, Starting, Stopped
+from paceline.supervisor.events import Draining, Event, Ready, Recording, Starting, Stopped
 from paceline.supervisor.interview import interview
 from paceline.supervisor.listeners import Listeners, open_listeners
 from paceline.supervisor.options import ServeOptions
@@ -60,6 +60,8 @@ def serve(options: ServeOptions, on_event: Callable[[Event], None]) -> int:
         if spec is None:
             outcome = Stopped(0, "told to stop before anything was started")
         else:
+            if spec.record_paths():
+                on_event(Recording(spec.record_paths()))
             board = Switchboard(channels.bind(ipc_address(run_dir.control)), spec, remote)
             outcome = Supervisor(options, spec, run_dir, listeners, signals, board, on_event, started_at).run()
     on_event(outcome)

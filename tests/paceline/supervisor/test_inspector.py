@@ -56,12 +56,80 @@ def test_where_other_machines_connect_is_in_the_spec_and_their_keys_only_as_a_pa
     assert spec.native == NativeSpec("tcp://0.0.0.0:7400", str(Path("keys").absolute()))
 
 
+def test_where_decisions_are_recorded_is_in_the_spec_and_tried_before_anything_starts(home: Path) -> None:
+    assert inspect(request(home, "net")).record_paths() == ()
+    file = home / "decisions.jsonl"
+    assert inspect(request(home, "net", record=str(file))).record_paths() == (str(file),)
+    assert file.exists()
+    with pytest.raises(StartError, match=r"cannot record decisions to .*nowhere/d\.jsonl: No such file or directory"):
+        inspect(request(home, "net", record=str(home / "nowhere" / "d.jsonl")))
+
+
 def test_settings_reach_their_runner(home: Path) -> None:
     environ = {"PACELINE_RUNNER__NET__WORKERS": "3", "PACELINE_RUNNER__OTHER__THREADS": "5"}
     net, other = inspect(request(home, "net", "other", environ=environ, max_batch_size=16, api_workers=2)).runners
     assert (net.workers, net.devices, net.threads) == (3, ("cpu",) * 3, 1)
     assert (other.workers, other.devices, other.threads) == (1, ("cpu",), 5)
     assert net.max_batch_size == other.max_batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "dispatch"),
+    [
+        ({}, "worker"),
+        ({"workers": 2}, "central"),
+        ({"workers": 2, "dispatch": "worker"}, "worker"),
+        ({"dispatch": "central"}, "central"),
+        ({"devices": "cpu,cpu"}, "central"),
+    ],
+)
+def test_several_workers_have_one_queue_unless_told_otherwise(
+    home: Path, flags: dict[str, object], dispatch: str
+) -> None:
+    assert inspect(request(home, "net", **flags)).runners[0].dispatch == dispatch
+
+
+def test_what_is_known_of_batches_reaches_the_runner(home: Path) -> None:
+    (net,) = inspect(request(home, "net")).runners
+    assert (net.buckets, net.latency_table) == ((), ())
+    (net,) = inspect(request(home, "net", buckets="1,8,64", latency_table_ms="1:5.5,64:37")).runners
+    assert (net.buckets, net.latency_table) == ((1, 8, 64), ((1, 5.5), (64, 37.0)))
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices_given", "places", "narrowed"),
+    [
+        (None, None, ("cuda:0", "cuda:1"), ["0", "1"]),
+        ("GPU-8932f937,GPU-11", None, ("cuda:0", "cuda:1"), ["GPU-8932f937", "GPU-11"]),
+        ("1", None, ("cuda:0",), ["1"]),
+        ("1,0", "cuda:0,cuda:1", ("cuda:0", "cuda:1"), ["1", "0"]),
+        ("GPU-8932f937,GPU-11", "cuda:1", ("cuda:1",), ["GPU-11"]),
+    ],
+)
+def test_each_worker_gets_one_entry_of_the_users_own_gpus(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    devices_given: str | None,
+    places: tuple[str, ...],
+    narrowed: list[str],
+) -> None:
+    monkeypatch.setattr(devices, "installed_gpus", lambda: 2)
+    monkeypatch.setattr(devices, "torch_is_cpu_only", lambda: False)
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(devices.VISIBLE, visible)
+    (net,) = inspect(request(home, "net", devices=devices_given)).runners
+    assert (net.workers, net.devices) == (len(places), places)
+    assert [devices.narrow(place, os.environ)[devices.VISIBLE] for place in net.devices] == narrowed
+
+
+def test_more_gpus_than_are_visible_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "installed_gpus", lambda: 2)
+    monkeypatch.setattr(devices, "torch_is_cpu_only", lambda: False)
+    monkeypatch.setenv(devices.VISIBLE, "GPU-11")
+    with pytest.raises(ConfigError, match=r"expected cuda:0 to cuda:0 \(see CUDA_VISIBLE_DEVICES"):
+        inspect(request(home, "net", devices="cuda:0,cuda:1"))
 
 
 @pytest.mark.parametrize(
