@@ -142,6 +142,10 @@ class ProcessStatus:
     rss_bytes: int
     last_death: str
 
+    @property
+    def name(self) -> str:
+        return process_name(self.kind, self.runner, self.index)
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -151,6 +155,12 @@ class Status:
     url: str
     draining: bool
     processes: tuple[ProcessStatus, ...]
+
+
+def process_name(kind: str, runner: str, index: int) -> str:
+    """How a process is called in logs, events and status: "net/0", "net/broker", "api/1", "supervisor"."""
+    names = {"worker": f"{runner}/{index}", "broker": f"{runner}/broker", "api_server": f"api/{index}"}
+    return names.get(kind, kind)
 
 
 ControlMessage: TypeAlias = Hello | ChildState | Topology | Welcome | Drain | StatusRequest | Status

@@ -15,7 +15,7 @@ from paceline.protocol.errors import ConfigError
 if TYPE_CHECKING:
     from paceline.protocol.control import ProcessStatus
 
-_RIGHT = ("index", "pid", "restarts", "requests", "rss")
+_RIGHT = ("pid", "restarts", "requests", "rss")
 
 
 def status(
@@ -39,14 +39,13 @@ def status(
     say(f"paceline {found.version} on {found.url}: {state}")
     say()
     columns(
-        ("kind", "runner", "index", "pid", "state", "device", "uptime", "restarts", "requests", "rss"),
+        ("process", "kind", "pid", "state", "device", "uptime", "restarts", "requests", "rss"),
         [_row(process) for process in found.processes],
         right=_RIGHT,
     )
     for process in found.processes:
         if process.last_death:
-            name = f"{process.kind} {process.runner} {process.index}".replace("  ", " ")
-            say(f"\nlast death of {name}: {process.last_death}")
+            say(f"\nlast death of {process.name}: {process.last_death}")
 
 
 def _find(config: Path | None) -> Path:
@@ -66,9 +65,8 @@ def _find(config: Path | None) -> Path:
 
 def _row(process: ProcessStatus) -> tuple[object, ...]:
     return (
+        process.name,
         process.kind,
-        process.runner or "-",
-        process.index,
         process.pid or "-",
         process.state,
         process.device or "-",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paceline.protocol.control import State
+from paceline.protocol.control import State, process_name
 from paceline.protocol.spec import RunnerSpec, ServeSpec
 from paceline.supervisor.children import Child
 from paceline.supervisor.policy import RestartPolicy
@@ -60,10 +60,7 @@ class Seat:
 
     @property
     def name(self) -> str:
-        """How it is called in logs and status: "net/0", "net/broker", "api/1"."""
-        if self.kind == BROKER:
-            return f"{self.runner}/broker"
-        return f"{self.runner if self.kind == WORKER else 'api'}/{self.index}"
+        return process_name(self.kind, self.runner, self.index)
 
     @property
     def is_ready(self) -> bool:

@@ -264,15 +264,17 @@ def test_status_is_a_table_or_json(home: Path, monkeypatch: pytest.MonkeyPatch) 
     def fetch(run_dir: Path) -> Status:
         asked.append(run_dir)
         supervisor = a_process(kind="supervisor", runner="", device="")
-        return Status("0.1", "http://h:1", False, (supervisor, a_process(last_death="killed by signal 9")))
+        broker = a_process(kind="broker", device="", last_death="killed by signal 9")
+        return Status("0.1", "http://h:1", False, (supervisor, broker, a_process()))
 
     monkeypatch.setattr("paceline.supervisor.fetch_status", fetch)
     lines = run("status", "--run-dir", "/run/x").stdout.splitlines()
     assert lines[0] == "paceline 0.1 on http://h:1: serving"
-    assert " ".join(lines[2].split()) == "KIND RUNNER INDEX PID STATE DEVICE UPTIME RESTARTS REQUESTS RSS"
-    assert lines[3].split()[:3] == ["supervisor", "-", "0"]
-    assert " ".join(lines[4].split()) == "worker net 0 41 ready cuda:0 1 h 6 min 1 12 300 MiB"
-    assert lines[-1] == "last death of worker net 0: killed by signal 9"
+    assert " ".join(lines[2].split()) == "PROCESS KIND PID STATE DEVICE UPTIME RESTARTS REQUESTS RSS"
+    assert lines[3].split()[:2] == ["supervisor", "supervisor"]
+    assert " ".join(lines[4].split()) == "net/broker broker 41 ready - 1 h 6 min 1 12 300 MiB"
+    assert " ".join(lines[5].split()) == "net/0 worker 41 ready cuda:0 1 h 6 min 1 12 300 MiB"
+    assert lines[-1] == "last death of net/broker: killed by signal 9"
     shown = json.loads(run("status", "--json").stdout)
     assert shown["processes"][1]["rss_bytes"] == 300 * 1024 * 1024
     assert asked == [Path("/run/x"), home / "run" / "p8000"]

@@ -275,12 +275,50 @@ def test_each_port_has_a_run_directory_of_its_own_below_the_store() -> None:
     assert load_config({}, None, {"PACELINE_SERVER__RUN_DIR": "/run/pace"}).server.run_dir == Path("/run/pace")
 
 
+def test_a_latency_table_is_a_table_a_section_or_a_text(tmp_path: Path) -> None:
+    points = ((1, 5.5), (64, 37.0))
+    for text in (
+        "[runner.net]\nlatency_table_ms = { 1 = 5.5, 64 = 37 }",
+        "[runner.net.latency_table_ms]\n1 = 5.5\n64 = 37",
+    ):
+        assert load_config({}, written(tmp_path, text), {}).runner("net", {}).latency_table_ms == points
+    (tmp_path / "paceline.toml").unlink()
+    for config in (
+        load_config({"latency_table_ms": "1:5.5, 64:37"}, None, {}),
+        load_config({}, None, {"PACELINE_RUNNER__NET__LATENCY_TABLE_MS": "1:5.5,64:37"}),
+    ):
+        assert config.runner("net", {}).latency_table_ms == points
+    assert config.runner("net", {"latency_table_ms": {1: 3}}).latency_table_ms == points
+    assert load_config({}, None, {}).runner("net", {"latency_table_ms": {1: 3}}).latency_table_ms == ((1, 3.0),)
+    config = load_config({"latency_table_ms": "learned"}, None, {})
+    assert config.runner("net", {"latency_table_ms": {1: 3}}).latency_table_ms is None
+    assert origin_of(load_config({"latency_table_ms": "1:5.5,64:37"}, None, {}), "runner.*.latency_table_ms") == (
+        "1:5.5,64:37.0",
+        "flag --latency-table-ms",
+    )
+
+
+def test_a_latency_table_has_the_line_where_it_stands(tmp_path: Path) -> None:
+    file = written(tmp_path, "[runner.net]\nworkers = 2\n\n[runner.net.latency_table_ms]\n1 = 5.5\n")
+    assert origin_of(load_config({}, file, {}), "runner.net.latency_table_ms") == ("1:5.5", f"{file}:4")
+
+
+def test_buckets_are_a_list_or_a_text(tmp_path: Path) -> None:
+    file = written(tmp_path, "[runner.net]\nbuckets = [1, 8, 64]\n")
+    assert load_config({}, file, {}).runner("net", {}).buckets == (1, 8, 64)
+    assert load_config({"buckets": "1, 8"}, file, {}).runner("net", {}).buckets == (1, 8)
+    assert load_config({"buckets": "none"}, file, {}).runner("net", {}).buckets is None
+
+
 def test_a_config_travels_as_messagepack(tmp_path: Path) -> None:
     file = written(tmp_path, '[runner.net]\ndevices = ["cuda:0", "cuda:1"]\nqueue_timeout_ms = "off"\n')
+    file.write_text(file.read_text() + "buckets = [1, 64]\nlatency_table_ms = { 1 = 0.1, 64 = 37 }\n")
     config = load_config({"port": 0, "insecure": True}, file, {"PACELINE_RUNNER__MY_NET__WORKERS": "2"})
     again = Config.from_plain(msgpack.unpackb(msgpack.packb(config.to_plain())))
     assert again == config
-    assert again.runner("net", {}).devices == ("cuda:0", "cuda:1")
+    net = again.runner("net", {})
+    assert (net.devices, net.buckets) == (("cuda:0", "cuda:1"), (1, 64))
+    assert net.latency_table_ms == ((1, 0.1), (64, 37.0))
     some_damaged: list[dict[str, object]] = [
         {},
         {"entries": [1]},

@@ -48,6 +48,15 @@ def test_workers_have_the_ports_after_the_servers_own_in_order() -> None:
     assert spec("tcp://gpu-1:65534", Path("/keys")).native_address("net", 1) == "tcp://gpu-1:0"
 
 
+def test_of_a_runner_with_one_queue_only_the_broker_has_a_port() -> None:
+    serve = spec("tcp://gpu-1:7400", Path("/keys"))
+    serve = replace(serve, runners=(replace(serve.runners[0], dispatch="central"), *serve.runners[1:]))
+    assert [serve.native_address(*place) for place in (("net", 0), ("other", 0))] == [
+        "tcp://gpu-1:7401",
+        "tcp://gpu-1:7402",
+    ]
+
+
 def test_a_client_on_another_machine_is_told_no_path_and_no_address() -> None:
     serve = spec("tcp://0.0.0.0:7400", Path("/keys"))
     told = str(replace(serve, http=HttpSpec(host="10.1.2.3", port=8123)).for_remote())

@@ -2,7 +2,8 @@
 
 good: serves until drained. busy: the same, with two requests in hand. unloadable: FAILED, exit 3. crasher: READY, then
 exit 7. stuck: its batch never ends. slow: its
-first batch takes 4 s. stubborn: does not hear Drain. API servers answer each connection with their pid.
+first batch takes 4 s. stubborn: does not hear Drain. A broker serves until drained; it and its workers print what they
+see of their pool. API servers answer each connection with their pid.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from paceline.protocol import child, control
 from paceline.protocol.channel import Channels, ClientSocket, wait
-from paceline.protocol.control import ChildState, Drain, Hello, State
+from paceline.protocol.control import ChildState, Drain, Hello, State, Topology
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec
 
@@ -38,6 +39,11 @@ def main() -> None:
             say(supervisor, spec, State.READY)
             serve_until_drained(supervisor)
             return
+        if spec.kind == "broker":
+            data, pool = [channels.bind(f"ipc://{spec.serve.run_dir}/{kind}-{os.urandom(8).hex()}") for kind in "hp"]
+            say(supervisor, spec, State.READY, address=data.address, pool_address=pool.address)
+            serve_until_drained(supervisor)
+            return
         behave(spec, slot, channels, supervisor)
 
 
@@ -48,10 +54,12 @@ def behave(spec: ChildSpec, slot: Slot, channels: Channels, supervisor: ClientSo
     if spec.runner == "unloadable":
         say(supervisor, spec, State.FAILED, detail="weights are missing")
         sys.exit(3)
-    data = channels.bind(f"ipc://{spec.serve.run_dir}/h-{os.urandom(8).hex()}")
+    address = ""
+    if not spec.serve.runner(spec.runner).is_central:
+        address = channels.bind(f"ipc://{spec.serve.run_dir}/h-{os.urandom(8).hex()}").address
     if spec.runner in ("busy", "stuck", "slow"):
         slot.begin(1, [(ORIGIN, 7), (ORIGIN, 8)], time.monotonic_ns())
-    say(supervisor, spec, State.READY, address=data.address)
+    say(supervisor, spec, State.READY, address=address)
     if spec.runner == "crasher":
         sys.stderr.write("my last words\n")
         os._exit(7)
@@ -67,12 +75,26 @@ def behave(spec: ChildSpec, slot: Slot, channels: Channels, supervisor: ClientSo
 def serve_until_drained(supervisor: ClientSocket) -> None:
     while True:
         wait([supervisor], None)
-        if any(isinstance(control.decode(parts), Drain) for parts in supervisor.drain()):
-            return
+        for parts in supervisor.drain():
+            message = control.decode(parts)
+            if isinstance(message, Topology):
+                hosts = "".join("w" if not host.address else "b" for host in message.hosts)
+                sys.stdout.write(f"sees {hosts!r}, {len(message.lost)} lost\n")
+            if isinstance(message, Drain):
+                sys.stdout.write("drained\n")
+                return
 
 
-def say(supervisor: ClientSocket, spec: ChildSpec, state: State, detail: str = "", address: str = "") -> None:
-    supervisor.send(control.encode(ChildState(spec.incarnation, state, detail, address, "cpu")))
+def say(
+    supervisor: ClientSocket,
+    spec: ChildSpec,
+    state: State,
+    detail: str = "",
+    address: str = "",
+    pool_address: str = "",
+) -> None:
+    said = ChildState(spec.incarnation, state, detail, address, "cpu", pool_address=pool_address)
+    supervisor.send(control.encode(said))
 
 
 def answer_connections(spec: ChildSpec) -> None:

@@ -20,8 +20,8 @@ def main() -> None:
     for name in request.targets:
         settings = config.runner(name, {})
         spec = RunnerSpec(name, name, "1", "0" * 64, "fake", str(config.store_home), ())
-        spec = replace(spec, dispatch=settings.dispatch or "worker")
-        runners.append(replace(spec, workers=settings.workers or 1, execution_timeout_ms=settings.execution_timeout_ms))
+        spec = replace(spec, workers=settings.workers or 1, dispatch=settings.dispatch or "worker")
+        runners.append(replace(spec, execution_timeout_ms=settings.execution_timeout_ms))
     http = HttpSpec(request.host, request.port, server.api_workers, drain_grace_s=server.drain_grace_s)
     reply = InspectReply(serve=encode_serve(ServeSpec(tuple(runners), http, request.run_dir)))
     if "unknown" in request.targets:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_settings_reach_their_runner(home: Path) -> None:
     ],
 )
 def test_several_workers_have_one_queue_unless_told_otherwise(
-    home: Path, flags: dict[str, object], dispatch: str
+    home: Path, flags: dict[str, Any], dispatch: str
 ) -> None:
     assert inspect(request(home, "net", **flags)).runners[0].dispatch == dispatch
 

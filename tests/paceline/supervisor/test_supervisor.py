@@ -76,6 +76,47 @@ def test_killed_worker_is_explained_published_and_replaced(start: Start, native:
     assert len([name for name in os.listdir(run_dir) if name.startswith("h-")]) == 1
 
 
+def test_runner_with_one_queue_is_one_host_and_is_drained_from_the_front(
+    start: Start, native: Any, run_dir: Path
+) -> None:
+    server = start("good", workers=2, dispatch="central")
+    assert server.wait_for("Ready")["runners"][0]["dispatch"] == "central"
+    server.wait_for("ChildReady", again=True, name="good/0")
+    server.wait_for("ChildReady", again=True, name="good/1")
+    topology = native().wait_for(lambda topology: bool(topology.hosts))
+    assert [host.address.rpartition("/")[2][:2] for host in topology.hosts] == ["h-"]
+    assert {path.name[:2] for path in run_dir.iterdir()} == {"lo", "co", "h-", "p-", "s-"}
+    server.signal(signal.SIGTERM)
+    assert server.exit_code() == 0
+    assert not run_dir.exists()
+    log = server.errors()
+    assert "[good/broker] sees 'bww', 0 lost" in log
+    assert "[good/1] sees 'bww', 0 lost" in log
+    assert "[good/0] sees 'ww', 0 lost" in log  # the broker left before them
+    assert log.index("[good/broker] drained") < min(log.index("[good/0] drained"), log.index("[good/1] drained"))
+
+
+def test_killed_broker_is_published_with_what_its_workers_had_begun_and_replaced(
+    start: Start, native: Any, run_dir: Path
+) -> None:
+    server = start("busy", workers=2, dispatch="central")
+    server.wait_for("Ready")
+    client = native()
+    first = client.wait_for(lambda topology: bool(topology.hosts))
+    before = {path.name for path in run_dir.iterdir() if path.name.startswith("p-")}
+    os.kill(pid_of(server, "busy/broker"), signal.SIGKILL)
+    lost = client.wait_for(lambda topology: bool(topology.lost)).lost[0]
+    assert (lost.incarnation, lost.known, lost.suspects) == (first.hosts[0].incarnation, True, False)
+    assert lost.started == ((b"o" * 16, 7), (b"o" * 16, 8))
+    assert server.wait_for("ChildDied")["kind"] == "broker"
+    successor = client.wait_for(lambda topology: bool(topology.hosts)).hosts[0]
+    assert (successor.state, successor.address != first.hosts[0].address) == (State.READY, True)
+    after = {path.name for path in run_dir.iterdir() if path.name.startswith("p-")}
+    assert (len(after), after & before) == (1, set())
+    brokers = [process for process in fetch_status(run_dir).processes if process.kind == "broker"]
+    assert [(broker.runner, broker.restarts, broker.state) for broker in brokers] == [("busy", 1, "ready")]
+
+
 def test_stopped_worker_leaves_rotation_within_three_seconds(start: Start, native: Any) -> None:
     server = start("good", workers=2)
     server.wait_for("Ready")
