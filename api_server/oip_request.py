@@ -223,12 +223,13 @@ def _places(method: MethodSpec, names: list[str]) -> tuple[tuple[int, ...], tupl
     unknown = [name for name in names if name not in known]
     if unknown and not method.open_inputs:
         hint = did_you_mean(unknown[0], known)
-        expected = ", ".join(known) or "no inputs"
+        expected = ", ".join([spec.name for spec in method.request_inputs]) or "no inputs"
         raise InvalidParameter(f"input {unknown[0]!r} is unknown to {method.name}.{hint} Expected {expected}.")
     missing = [spec.name for spec in method.inputs if spec.required and spec.name not in given]
     if missing and not (method.open_inputs and len(unknown) >= len(missing)):
         raise InvalidInput(
-            f"request has {len(names)} input(s), {method.name} needs {', '.join(known)}; missing: {', '.join(missing)}"
+            f"request has {len(names)} input(s), {method.name} needs "
+            f"{', '.join([spec.name for spec in method.request_inputs])}; missing: {', '.join(missing)}"
         )
     return _positions(known, given, unknown)
 

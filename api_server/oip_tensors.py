@@ -17,6 +17,7 @@ from paceline.api_server.oip_json import shown, tensor_from_json
 from paceline.protocol import dtypes, limits
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput, InvalidParameter
+from paceline.protocol.measure import mask_given
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.tensor import Buffer, Strings, Tensor
 
@@ -50,6 +51,8 @@ class InputReader:
         name = item.get("name")
         if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
             raise InvalidInput(f"an input has no name; expected a string of at most {NAME_CHARS_MAX} characters")
+        if name == self._method.mask:
+            raise mask_given(name)
         spec = self._specs.get(name)
         dtype = _dtype(name, item, spec)
         shape = _shape(name, item.get("shape"))
@@ -67,12 +70,13 @@ class InputReader:
 
     def plan_raw(self, size: int) -> PlannedInput:
         """The single input of a raw request of `size` bytes: batch 1, at most one free dim behind it."""
-        if len(self._method.inputs) != 1:
+        inputs = self._method.request_inputs
+        if len(inputs) != 1:
             raise InvalidInput(
                 f"a raw request (inference-header-content-length: 0) needs a method with one declared input, "
-                f"{self._method.name} has {len(self._method.inputs)}"
+                f"{self._method.name} has {len(inputs)}"
             )
-        spec = self._method.inputs[0]
+        (spec,) = inputs
         if spec.dtype is None or spec.shape is None:
             raise InvalidInput(f"input {spec.name!r} has no declared dtype and shape, which a raw request needs")
         shape = self._raw_shape(spec, spec.dtype, spec.shape, size)

@@ -35,7 +35,8 @@ def save(
     model: an nn.Module, in any mode, on any device; it stays as it is. Weights, buffers, tied tensors, dtypes, memory
     formats and plain attributes come back equal.
     signatures: by method, `batchable`, `batch_dim` (one int, or (input dim, output dim)), `max_batch_size`,
-    `latency_budget_ms` (milliseconds), `idempotent`; None means `{"__call__": {"batchable": False}}`.
+    `latency_budget_ms` (milliseconds), `idempotent`, and for requests of different length `pad`, `mask`, `unpad`
+    (docs/models.md); None means `{"__call__": {"batchable": False}}`.
     external_modules: imported modules whose classes are stored with the model, for servers that do not have them.
     labels: strings by string. metadata: anything that JSON can hold.
     custom_objects: anything that can be pickled, by name; read it back with `load_custom_objects`.

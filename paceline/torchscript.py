@@ -35,7 +35,8 @@ def save(
     model: a scripted, traced or frozen module (torch.jit.ScriptModule), in any mode, on any device; it stays as it is.
     torch.jit is deprecated upstream but still loads; its warnings are kept quiet here.
     signatures: by method, `batchable`, `batch_dim` (one int, or (input dim, output dim)), `max_batch_size`,
-    `latency_budget_ms` (milliseconds), `idempotent`; None means `{"__call__": {"batchable": False}}`.
+    `latency_budget_ms` (milliseconds), `idempotent`, and for requests of different length `pad`, `mask`, `unpad`
+    (docs/models.md); None means `{"__call__": {"batchable": False}}`.
     external_modules: imported modules whose classes the custom objects need; the script brings its own code.
     labels: strings by string. metadata: anything that JSON can hold.
     custom_objects: anything that can be pickled, by name; read it back with `load_custom_objects`.

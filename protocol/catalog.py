@@ -75,9 +75,10 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
 
 def _method(method: MethodSpec) -> dict[str, Any]:
     outputs = method.outputs or (_ANY_OUTPUT,)
-    tensors = (*method.inputs, *outputs)
+    inputs = method.request_inputs
+    tensors = (*inputs, *outputs)
     return {
-        "inputs": [_tensor(spec) for spec in method.inputs],
+        "inputs": [_tensor(spec) for spec in inputs],
         "outputs": [_tensor(spec) for spec in outputs],
         "batchable": method.batchable,
         "unspecified": method.open_inputs or any(spec.shape is None or spec.dtype is None for spec in tensors),

@@ -63,6 +63,14 @@ def measure(
     return Measure(key, rows, extents.padded_length())
 
 
+def mask_given(name: str) -> InvalidParameter:
+    """The refusal of a request that gives the method's mask."""
+    return InvalidParameter(
+        f"input {name!r} is the mask, which the server makes of the requests' lengths; leave it out, and give what "
+        f"comes behind it by name"
+    )
+
+
 def _bounded(key: bytes) -> bytes:
     """`key`, or its digest where plain values or many inputs make it too long to travel and to compare."""
     return key if len(key) <= _KEY_BYTES_PLAIN else b"#" + hashlib.blake2b(key, digest_size=32).digest()
@@ -85,10 +93,7 @@ class _Extents:
         """The tensors that come next are of `argument`. Raises InvalidParameter if it is the mask."""
         padding = self._padding
         if padding is not None and argument == padding.mask:
-            raise InvalidParameter(
-                f"input {argument!r} is the mask, which the server makes of the requests' lengths; leave it out, and "
-                f"give what comes behind it by name"
-            )
+            raise mask_given(argument)
         self._name = argument
 
     def add(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -166,12 +166,14 @@ def _lines(version: StoredVersion) -> list[tuple[str, str]]:
 
 
 def _method(method: MethodSpec) -> str:
-    inputs = ", ".join(map(_input, method.inputs)) + (", ..." if method.open_inputs else "")
+    inputs = ", ".join(map(_input, method.request_inputs)) + (", ..." if method.open_inputs else "")
     before, after = method.batch_dim
     dims = str(before) if before == after else f"{before} in, {after} out"
     batching = f"batches along dim {dims}" if method.batchable else "one request at a time"
     if method.max_batch_size is not None:
         batching += f", at most {method.max_batch_size} rows"
+    if method.padding is not None:
+        batching += f", padded along dim {method.padding.dim} to multiples of {method.padding.multiple_of}"
     return f"{method.name}({inputs}): {batching}"
 
 

@@ -12,7 +12,7 @@ from paceline.client.call import Call, Outputs, option_hint
 from paceline.protocol.catalog import Catalog, model_metadata
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput, InvalidParameter, did_you_mean
-from paceline.protocol.measure import Measure, measure
+from paceline.protocol.measure import Measure, mask_given, measure
 from paceline.protocol.messages import Result
 from paceline.protocol.signature import InputSpec, MethodSpec, pick_method
 from paceline.protocol.spec import ServeSpec
@@ -100,7 +100,7 @@ def outputs_of(result: Result) -> Outputs:
 def check_binding(method: MethodSpec, positional: int, named: dict[str, object]) -> None:
     """Raise InvalidInput or InvalidParameter unless the method takes so many arguments and these names."""
     known = [spec.name for spec in method.inputs]
-    expected = ", ".join(known) or "no inputs"
+    expected = ", ".join([spec.name for spec in method.request_inputs]) or "no inputs"
     if positional > len(known) and not method.open_inputs:
         raise InvalidInput(f"request has {positional} input(s), {method.name} takes {expected}")
     for name in named:
@@ -128,6 +128,8 @@ def _tensors(method: MethodSpec, call: Call) -> tuple[tuple[Tree, ...], dict[str
 
 
 def _checked(value: object, spec: InputSpec, method: MethodSpec) -> Tensor | Strings:
+    if spec.name == method.mask:
+        raise mask_given(spec.name)
     tensor = tensor_of(value, spec.name, spec.dtype)
     spec.check(tensor.dtype if isinstance(tensor, Tensor) else None, tensor.shape)
     dim = method.batch_dim[0]

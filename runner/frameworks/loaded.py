@@ -11,7 +11,7 @@ from paceline.protocol.errors import InvalidParameter, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Arguments of one call, as the framework's own tensors; kwargs holds keyword-only parameters alone."""
+    """Arguments of one call, as the framework's own tensors; kwargs holds what cannot be given by position."""
 
     args: tuple[object, ...]
     kwargs: dict[str, object] = field(default_factory=dict)

@@ -7,17 +7,19 @@ once in eval and inference mode, so that a model that cannot run is not saved.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 
 from paceline.protocol.errors import ConfigError
+from paceline.protocol.padding import Padding
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.tree import Tree, named_leaves
 from paceline.runner.frameworks.loaded import Sample
+from paceline.runner.frameworks.padded_sample import at_length, check_names, other_length, sample_length, without_mask
 from paceline.runner.frameworks.samples import bind_sample
 from paceline.runner.frameworks.tensors import wire_dtype
 
@@ -35,14 +37,17 @@ def complete_methods(
     ConfigError: the sample does not fit the signature, does not run, or its output does not batch.
     """
     device = _device(module)
-    samples = {
-        name: bind_sample(name, given, signatures[name], device)
-        for name, given in _by_method(sample_inputs, methods).items()
-    }
-    completed = {}
     for name, method in methods.items():
-        described = _describe_inputs(method, signatures[name], samples.get(name))
-        if name in samples:
+        check_names(method, signatures[name])
+    given = {
+        name: bind_sample(name, sample, signatures[name], device, methods[name].mask)
+        for name, sample in _by_method(sample_inputs, methods).items()
+    }
+    completed, samples = {}, {}
+    for name, method in methods.items():
+        described = _describe_inputs(method, signatures[name], given.get(name))
+        if name in given:
+            samples[name] = without_mask(given[name], signatures[name], method.mask)
             with evaluating(module):
                 described = _describe_outputs(described, calls[name], samples[name])
         completed[name] = described
@@ -77,18 +82,21 @@ def _describe_inputs(method: MethodSpec, signature: inspect.Signature | None, sa
         return replace(method, inputs=(), open_inputs=True)
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = [parameter for parameter in signature.parameters.values() if parameter.kind not in variable]
-    values = signature.bind(*sample.args, **sample.kwargs).arguments if sample else {}
-    rows = _rows(method, sample) if sample else -1
-    inputs = tuple(
-        _spec(
-            parameter.name,
-            values.get(parameter.name),
-            method.batch_dim[0] if rows >= 0 else None,
-            required=parameter.default is inspect.Parameter.empty,
-        )
-        for parameter in parameters
-    )
+    values = signature.bind_partial(*sample.args, **sample.kwargs).arguments if sample else {}
+    if sample:
+        _rows(method, without_mask(sample, signature, method.mask))
+    inputs = tuple(_input(method, parameter, values.get(parameter.name)) for parameter in parameters)
     return replace(method, inputs=inputs, open_inputs=len(parameters) < len(signature.parameters))
+
+
+def _input(method: MethodSpec, parameter: inspect.Parameter, value: object) -> InputSpec:
+    if parameter.name == method.mask:
+        return InputSpec(parameter.name, wire_dtype(value) if isinstance(value, torch.Tensor) else None, required=False)
+    free = {method.batch_dim[0]} if method.batchable else set()
+    padding = method.padding
+    if padding is not None and isinstance(value, torch.Tensor) and padding.covers(parameter.name, value.dim()):
+        free.add(padding.dim)
+    return _spec(parameter.name, value, free, required=parameter.default is inspect.Parameter.empty)
 
 
 def _rows(method: MethodSpec, sample: Sample) -> int:
@@ -118,28 +126,67 @@ def _rows(method: MethodSpec, sample: Sample) -> int:
     return rows
 
 
-def _spec(name: str, value: object, batch_dim: int | None, *, required: bool = True) -> InputSpec:
+def _spec(name: str, value: object, free: Collection[int], *, required: bool = True) -> InputSpec:
     if not isinstance(value, torch.Tensor):
         return InputSpec(name, required=required)
-    shape = [-1 if dim == batch_dim else size for dim, size in enumerate(value.shape)]
+    shape = [-1 if dim in free else size for dim, size in enumerate(value.shape)]
     return InputSpec(name, wire_dtype(value), tuple(shape), required)
 
 
 def _describe_outputs(method: MethodSpec, call: Callable[..., object], sample: Sample) -> MethodSpec:
+    trial = _try_padded(method, method.padding, call, sample) if method.padding else _Trial(_try(method, call, sample))
+    rows = _rows(method, sample)
+    outputs = []
+    for name, leaf in _leaves(trial.result, "output_"):
+        if rows >= 0:
+            _check_batched(method, name, leaf, rows)
+        free = {method.batch_dim[1]} if rows >= 0 else set()
+        outputs.append(_spec(name, leaf, free | trial.following(name, leaf)))
+    return replace(method, outputs=tuple(outputs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What a method returned for its sample; if it pads, also what shows which dims of the outputs follow the length:
+    the leaves of a batch of another length, or where there is none, the dim to unpad and the one length it has."""
+
+    result: object
+    other: dict[str, object] = field(default_factory=dict)
+    unpad: int | None = None
+    only_length: int = -1
+
+    def following(self, name: str, leaf: object) -> set[int]:
+        if not isinstance(leaf, torch.Tensor):
+            return set()
+        other = self.other.get(name)
+        if isinstance(other, torch.Tensor) and other.dim() == leaf.dim():
+            return {dim for dim in range(leaf.dim()) if leaf.shape[dim] != other.shape[dim]}
+        return {dim for dim in range(leaf.dim()) if dim == self.unpad and leaf.shape[dim] == self.only_length}
+
+
+def _try_padded(method: MethodSpec, padding: Padding, call: Callable[..., object], sample: Sample) -> _Trial:
+    own = sample_length(method, padding, sample)
+    length = padding.padded(own)
+    result = _try(method, call, at_length(method, padding, sample, own, length))
+    other = other_length(padding, length)
+    if other is None:
+        return _Trial(result, unpad=padding.unpad, only_length=length)
+    why = (
+        f" It was also tried at length {other}, to see which outputs follow the length; give a longer sample, or the "
+        f'longest length as "max" in "pad".'
+    )
+    again = _try(method, call, at_length(method, padding, sample, own, other), why)
+    return _Trial(result, dict(_leaves(again, "output_")))
+
+
+def _try(method: MethodSpec, call: Callable[..., object], sample: Sample, why: str = "") -> object:
     try:
-        result = call(*sample.args, **sample.kwargs)
+        return call(*sample.args, **sample.kwargs)
     except Exception as error:
         raise ConfigError(
             f"{method.name} fails with its sample_inputs, so it is not saved: {type(error).__name__}: {error}. "
-            f"The sample is {_shown(sample)}."
+            f"The sample is {_shown(sample)}.{why}"
         ) from error
-    rows = _rows(method, sample)
-    outputs = []
-    for name, leaf in _leaves(result, "output_"):
-        if rows >= 0:
-            _check_batched(method, name, leaf, rows)
-        outputs.append(_spec(name, leaf, method.batch_dim[1] if rows >= 0 else None))
-    return replace(method, outputs=tuple(outputs))
 
 
 def _check_batched(method: MethodSpec, name: str, leaf: object, rows: int) -> None:

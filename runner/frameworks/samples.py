@@ -20,7 +20,11 @@ _STRUCTURE = "samples"
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def bind_sample(name: str, given: object, signature: inspect.Signature | None, device: torch.device) -> Sample:
+def bind_sample(
+    name: str, given: object, signature: inspect.Signature | None, device: torch.device, mask: str | None = None
+) -> Sample:
+    """`given` as arguments of a call of the method `name`, on `device`. `mask`: a parameter that may be missing, since
+    the server fills it. Raises ConfigError."""
     args: tuple[object, ...] = ()
     kwargs: dict[str, object] = {}
     if isinstance(given, (torch.Tensor, np.ndarray)):
@@ -36,7 +40,7 @@ def bind_sample(name: str, given: object, signature: inspect.Signature | None, d
         )
     if signature is not None:
         try:
-            bound = signature.bind(*args, **kwargs)
+            bound = _bind(signature, args, kwargs, mask)
         except TypeError as error:
             raise ConfigError(f"sample_inputs do not fit {name}{signature}: {error}") from error
         args, kwargs = bound.args, bound.kwargs
@@ -78,6 +82,17 @@ def read_samples(version: StoredVersion, device: str) -> dict[str, Sample]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{what} holds no samples: {type(error).__name__}: {error}") from error
+
+
+def _bind(
+    signature: inspect.Signature, args: tuple[object, ...], kwargs: dict[str, object], mask: str | None
+) -> inspect.BoundArguments:
+    if mask is None:
+        return signature.bind(*args, **kwargs)
+    bound = signature.bind_partial(*args, **kwargs)
+    if mask not in bound.arguments:
+        signature.bind(*args, **kwargs, **{mask: None})  # only to see that nothing else is missing
+    return bound
 
 
 def _to_torch(value: object, where: str, device: torch.device) -> object:

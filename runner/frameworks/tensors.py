@@ -50,6 +50,11 @@ def wire_dtype(tensor: torch.Tensor) -> DType | None:
     return dtypes.BY_NAME.get(_WIRE_NAMES.get(text, text.lower()))
 
 
+def torch_dtype(dtype: DType) -> torch.dtype:
+    """What torch calls an entry of the closed table."""
+    return _TORCH_DTYPES[dtype.name.upper()]
+
+
 def file_chunks(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterator[Buffer]:
     """The safetensors file of `tensors`, header first, then one buffer per tensor.
 

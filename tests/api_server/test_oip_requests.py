@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,9 @@ import pytest
 
 from paceline.api_server.oip_request import Call, RequestReader
 from paceline.protocol import dtypes
-from paceline.protocol.catalog import Catalog
+from paceline.protocol.catalog import Catalog, model_metadata
 from paceline.protocol.errors import InvalidInput, InvalidParameter, TooLarge
-from paceline.protocol.signature import InputSpec, MethodSpec
+from paceline.protocol.signature import InputSpec, MethodSpec, parse_signatures
 from paceline.protocol.tensor import Strings, Tensor
 from tests.api_server.world import OPEN, TYPED, runner, serve
 
@@ -323,6 +325,63 @@ def test_a_raw_request_is_one_row_of_the_one_declared_input() -> None:
 def test_a_raw_request_that_does_not_say_its_shape_is_refused(method: MethodSpec, size: int) -> None:
     with pytest.raises(InvalidInput):
         reader(method).read(bytes(size), b"0")
+
+
+MASKED = replace(
+    parse_signatures({"__call__": {"batchable": True, "pad": {1: {"multiple_of": 8, "max": 20}}, "mask": "mask"}})[
+        "__call__"
+    ],
+    inputs=(
+        InputSpec("ids", dtypes.I64, (-1, -1)),
+        InputSpec("mask", dtypes.BOOL, required=False),
+        InputSpec("types", dtypes.I64, (-1, -1), required=False),
+    ),
+    open_inputs=False,
+)
+
+
+def words(name: str, length: int, rows: int = 1) -> dict[str, Any]:
+    return tensor(name, (rows, length), "INT64", data=[1] * rows * length)
+
+
+def test_requests_of_any_length_share_a_key_and_say_what_length_they_need() -> None:
+    short, long = (read({"inputs": [words("ids", length)]}, None, MASKED).plan.binding.measured for length in (3, 9))
+    assert short.key == long.key
+    assert (short.length, long.length) == (8, 16)
+
+
+def test_what_comes_behind_the_mask_is_given_by_name() -> None:
+    call = read({"inputs": [words("types", 3), words("ids", 3)]}, None, MASKED)
+    assert (len(call.args), list(call.kwargs)) == (1, ["types"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        (
+            [words("ids", 3), tensor("mask", (1, 3), "INT64", data=[1, 1, 1])],
+            PAR,
+            "input 'mask' is the mask, which the",
+        ),
+        ([words("ids", 21)], IN, "length 21 along dim 1, over the limit of 20"),
+        ([words("ids", 3), words("types", 4)], IN, "input 'types' has length 4 along the padded dim 1, another has 3"),
+        ([words("idz", 3)], PAR, "input 'idz' is unknown to __call__. Did you mean \"ids\"? Expected ids, types."),
+        ([words("types", 3)], IN, "__call__ needs ids, types; missing: ids"),
+    ],
+)
+def test_a_request_that_cannot_be_padded_is_refused(inputs: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        read({"inputs": inputs}, None, MASKED)
+
+
+def test_the_one_input_besides_the_mask_may_be_raw() -> None:
+    method = replace(MASKED, inputs=(InputSpec("ids", dtypes.I64, (-1, -1)), MASKED.inputs[1]))
+    assert reader(method).read(bytes(24), b"0").args == (Tensor(dtypes.I64, (1, 3), bytes(24)),)
+
+
+def test_the_metadata_has_no_mask() -> None:
+    described = model_metadata(Catalog(serve(runner("net", MASKED))).find("net"))
+    assert [given["name"] for given in described["inputs"]] == ["ids", "types"]
 
 
 def test_a_declared_datatype_may_be_left_out() -> None:

@@ -18,6 +18,7 @@ from paceline.protocol import channel, control, dtypes
 from paceline.protocol.channel import Channels, ServerSocket, fresh_incarnation, ipc_address
 from paceline.protocol.control import FailedRunner, Hello, Host, LostHost, State, Topology, Welcome
 from paceline.protocol.messages import Answers, Cancel, Failure, Infer, InferItem, Result, decode, encode, pack_result
+from paceline.protocol.padding import Padding
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.spec import HttpSpec, RunnerSpec, ServeSpec, encode_serve
 from paceline.protocol.tree import Tree
@@ -36,10 +37,19 @@ TYPED = MethodSpec(
     latency_budget_ms=100.0,
 )
 ANY = MethodSpec("anything")
+PADDED = MethodSpec(
+    "padded",
+    batchable=True,
+    inputs=(InputSpec("x"), InputSpec("mask", required=False), InputSpec("y", required=False)),
+    open_inputs=False,
+    padding=Padding(1, 8, inputs=("x",), mask="mask"),
+)
 
 
 def serve_spec(run_dir: Path, model: str = "echo", version: str = "3") -> ServeSpec:
-    runner = RunnerSpec(model, model, version, "d" * 64, "pytorch", "/none", (CALL, TYPED, ANY), aliases=("prod",))
+    runner = RunnerSpec(
+        model, model, version, "d" * 64, "pytorch", "/none", (CALL, TYPED, ANY, PADDED), aliases=("prod",)
+    )
     return ServeSpec((runner,), HttpSpec(rows_max=1000), str(run_dir))
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from paceline.config import KEYS
 from paceline.protocol import dtypes
 from paceline.protocol.control import ProcessStatus, Status
 from paceline.protocol.errors import ConfigError, StartError
+from paceline.protocol.padding import Padding
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.store import ModelStore
 from paceline.supervisor import ServeOptions, events
@@ -88,6 +90,15 @@ def test_models_show_describes_methods_and_files(store: ModelStore) -> None:
     shown = json.loads(run("models", "show", "net:1", "--json").stdout)
     assert shown["methods"][0]["inputs"][0] == {"name": "x", "dtype": "f32", "shape": [-1, 4], "required": True}
     assert shown["files"][0]["path"] == "weights.bin"
+
+
+def test_models_show_says_how_a_method_pads_and_leaves_its_mask_out(store: ModelStore) -> None:
+    manifest = store.get("net:2").manifest
+    method = replace(manifest.methods["__call__"], padding=Padding(1, 64, mask="mask"))
+    with store.create("padded", framework="custom", methods={"__call__": method}) as pending:
+        pending.write("weights.bin", [b"w"])
+    expected = "__call__(x: f32[?, 4]): batches along dim 0, padded along dim 1 to multiples of 64"
+    assert expected in run("models", "show", "padded").stdout
 
 
 def test_models_verify_finds_damage(store: ModelStore) -> None:

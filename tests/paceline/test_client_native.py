@@ -104,6 +104,16 @@ def test_a_request_carries_what_the_host_needs(kind: type[Client], server: FakeN
     assert server.hellos[0].kind == "client"
 
 
+def test_a_request_says_what_length_it_needs(kind: type[Client], server: FakeNative) -> None:
+    with kind(server.url) as client:
+        client.predict("echo", ROWS, method="padded")
+        client.predict("echo", np.zeros((1, 9), np.float32), method="padded", y=np.zeros((1, 4), np.int64))
+        client.predict("echo", np.zeros((1, 3), np.float32), method="padded", y=np.zeros((1, 4), np.int64))
+    first, second, third = server.hosts[0].requests
+    assert (first.length, second.length, third.length) == (8, 16, 8)
+    assert first.key != second.key == third.key
+
+
 def test_without_a_time_out_the_models_budget_is_the_deadline(kind: type[Client], server: FakeNative) -> None:
     with kind(server.url) as client:
         client.predict("echo", ROWS)
@@ -130,6 +140,9 @@ def test_without_a_time_out_the_models_budget_is_the_deadline(kind: type[Client]
         ((object(),), {}, InvalidInput, "input 'x'"),
         ((1.5,), {}, InvalidInput, r"input 'x' has shape \[\], without the batch dim 0"),
         ((ROWS,), {"timeout": 1}, InvalidParameter, "timeout is no input; .* timeout_s="),
+        ((ROWS,), {"method": "padded", "mask": ROWS}, InvalidParameter, "'mask' is the mask, which the server makes"),
+        ((ROWS, ROWS), {"method": "padded"}, InvalidParameter, "'mask' is the mask.* by name"),
+        ((ROWS[:, 0],), {"method": "padded"}, InvalidInput, r"'x' has shape \[2\], without the padded dim 1"),
     ],
 )
 def test_what_the_server_would_refuse_is_refused_before_it_is_sent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from paceline.protocol import dtypes
 from paceline.protocol.errors import ConfigError, StoreError
+from paceline.protocol.padding import Padding
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.store.manifest import (
     FileEntry,
@@ -47,11 +49,24 @@ MANIFEST = Manifest(
     metadata={"accuracy": 0.97, "classes": ["plane", "Käfer"]},
     context={"python": "3.11.7"},
 )
+DIGEST = "96f9026f19db7c30275cc75ef1eae3780fb9b7d3e6a4a53bd720fd20d7758366"
 
 
 def test_a_manifest_reads_back_equal() -> None:
     sealed = seal(MANIFEST, KEY)
     assert decode_manifest(encode_manifest(sealed), Tag("net", "3")) == sealed
+
+
+def test_padding_reads_back_equal_and_is_part_of_the_digest() -> None:
+    method = replace(METHOD, padding=Padding(1, 64, -math.inf, 512, ("x",), "y", 2))
+    padded = replace(MANIFEST, methods={"__call__": method})
+    sealed = seal(padded, KEY)
+    assert decode_manifest(encode_manifest(sealed), Tag("net", "3")) == sealed
+    assert content_digest(padded) != content_digest(MANIFEST)
+
+
+def test_the_digest_of_a_model_stored_before_there_was_padding_stays() -> None:
+    assert content_digest(MANIFEST) == DIGEST
 
 
 def test_the_digest_changes_with_content_and_not_with_the_name() -> None:
