@@ -45,13 +45,11 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Requests of one batch, by origin. `rows`, `padded_rows` and `length` are the whole batch's, as in Dispatch."""
+    """Requests of one batch, by origin. `rows` is the whole batch's."""
 
     batch_id: int
     final: bool
     rows: int
-    padded_rows: int
-    length: int
     requests: tuple[Infer, ...]
 
 
@@ -135,25 +133,22 @@ def _observation(row: object) -> Observation:
 def _encode_work(message: Work) -> list[Buffer]:
     parts: list[Buffer] = [b""]
     groups = [(infer.origin, pack_requests(infer.items, parts)) for infer in message.requests]
-    parts[0] = pack_head(
-        WORK, message.batch_id, message.final, message.rows, message.padded_rows, message.length, groups
-    )
+    parts[0] = pack_head(WORK, message.batch_id, message.final, message.rows, groups)
     return parts
 
 
 def _decode_work(fields: list[Any], frames: Frames) -> Work:
-    _check(fields, [int, bool, int, int, int, list], "Work")
-    if min(fields[0], fields[2], fields[3], fields[4]) < 0:
-        raise ProtocolError("Work has a negative batch id, number of rows or length")
+    _check(fields, [int, bool, int, list], "Work")
+    if min(fields[0], fields[2]) < 0:
+        raise ProtocolError("Work has a negative batch id or number of rows")
     requests = []
     at = 0
-    for group in fields[5]:
+    for group in fields[3]:
         origin, rows = _addressed(group, list, "Work")
         items, at = unpack_requests(rows, frames, at)
         requests.append(Infer(origin, items))
     _check_frames(at, frames)
-    batch_id, final, rows_total, padded_rows, length = fields[:5]
-    return Work(batch_id, final, rows_total, padded_rows, length, tuple(requests))
+    return Work(fields[0], fields[1], fields[2], tuple(requests))
 
 
 def _encode_done(message: Done) -> list[Buffer]:

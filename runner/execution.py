@@ -41,13 +41,11 @@ class Hand(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A batch to run. `rows`, `padded_rows` and `length` are the whole batch's, as in Dispatch."""
+    """A batch of `rows` rows to run."""
 
     batch_id: int
     members: Sequence[Held]
     rows: int
-    padded_rows: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True)

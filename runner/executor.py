@@ -314,6 +314,12 @@ def device_named(name: str) -> Device:
     return CudaDevice(device) if device.type == "cuda" else PlainDevice(device)
 
 
+def kind_of(name: str) -> str:
+    """What the device that torch calls `name` shares its speed with: its model, or its type."""
+    device = torch.device(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _to_torch(tree: Tree, device: Device) -> object:
     """`tree` as user code gets it: torch tensors on the device, numpy object arrays of bytes for Strings."""
     if isinstance(tree, Tensor):

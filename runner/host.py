@@ -105,7 +105,7 @@ class Host:
         """Run one batch and send its answers."""
         inbox, outbox, execution = self.desk.inbox, self.desk.outbox, self._execution
         members = inbox.start(cast("tuple[RequestKey, ...]", batch.request_ids))
-        order = Order(batch.batch_id, members, batch.rows, batch.padded_rows, batch.length)
+        order = Order(batch.batch_id, members, batch.rows)
         if members[0].item.suspect:
             # It may kill this process, and answers still inside it would be lost, their starts used up.
             self._port.settle()

@@ -64,10 +64,10 @@ class Inbox:
         return batch
 
     def wait_again(self, held: Held, item: InferItem) -> None:
-        """The batch that had it was lost: it is queued as `item`."""
+        """The batch that had it was lost: it is queued as `item`, with no limit on its wait if it had been started."""
         held.item = item
         held.started = False
-        if self._wait_max_ns is not None:
+        if self._wait_max_ns is not None and not item.starts:
             heapq.heappush(self._overdue_ns, (item.arrival_ns + self._wait_max_ns, held.key))
 
     def get(self, key: RequestKey) -> Held | None:

@@ -24,6 +24,7 @@ from paceline.protocol.errors import (
 from paceline.protocol.messages import CANCELLED, Cancel, Infer, InferItem, decode
 from paceline.protocol.remote import as_received, is_remote
 from paceline.protocol.signature import MethodSpec
+from paceline.protocol.spec import RunnerSpec, ServeSpec
 from paceline.protocol.tensor import Buffer
 from paceline.runner.dispatcher import Arrived, Cancelled, Event
 from paceline.runner.inbox import Held, Inbox, RequestKey
@@ -44,6 +45,16 @@ class IntakeLimits:
     rows_max: int = limits.REQUEST_ROWS_MAX
     remote_budget_s: float = limits.TIMEOUT_MAX_MS / 1000
     queue_bytes_max: int = limits.QUEUE_BYTES_MAX
+
+
+def limits_for(serve: ServeSpec, runner: RunnerSpec) -> IntakeLimits:
+    """The bounds of `runner`, as the server's spec sets them."""
+    timeout_ms = runner.queue_timeout_ms
+    return IntakeLimits(
+        queue_timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+        rows_max=serve.http.rows_max,
+        remote_budget_s=serve.http.timeout_max_ms / 1000,
+    )
 
 
 @dataclass(frozen=True, slots=True)

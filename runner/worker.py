@@ -2,8 +2,9 @@
 
     python -m paceline.runner.worker FD        FD: a pipe with the ChildSpec
 
-It owns the process (signals, control connection, slot, heartbeat, exit code); the Host owns the requests. It imports no
-torch: the executor and the frameworks do. Exit codes: 0 drained, 3 the model cannot be loaded, 4 the device is lost.
+It owns the process (signals, control connection, slot, heartbeat, exit code); the requests belong to a Host or,
+where the runner has one queue for several workers, a Station. It imports no torch: the executor and the frameworks do.
+Exit codes: 0 drained, 3 the model cannot be loaded or its broker refuses it, 4 the device is lost.
 """
 
 from __future__ import annotations
@@ -14,27 +15,24 @@ import logging
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
-from paceline.protocol import child, control, limits, log
+from paceline.protocol import child, log
 from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_address, wait
 from paceline.protocol.clock import SystemClock
-from paceline.protocol.control import ChildState, Drain, Hello, State
-from paceline.protocol.errors import PacelineError, ProtocolError, StoreError
-from paceline.protocol.pool import Observation
+from paceline.protocol.control import Drain, State
+from paceline.protocol.errors import PacelineError, StartError, StoreError
+from paceline.protocol.pool import Join, Observation
 from paceline.protocol.signals import SignalPipe
-from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec, RunnerSpec
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.crossing import Crossing, open_remote
-from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
+from paceline.runner.dispatching import device_of, dispatcher_for
 from paceline.runner.execution import Engine
 from paceline.runner.host import Host
-from paceline.runner.intake import IntakeLimits
-from paceline.runner.recorder import recorded
-from paceline.runner.recording import Header
+from paceline.runner.intake import limits_for
+from paceline.runner.station import Station
+from paceline.runner.supervision import Supervision
 from paceline.runner.warm_up import warm_up
 from paceline.store import ModelStore, StoredVersion, Tag
 
@@ -42,141 +40,115 @@ logger = logging.getLogger(__name__)
 
 LOAD_FAILED_EXIT = 3
 DEVICE_BROKEN_EXIT = 4
-REPLY_S = 0.0005  # from the end of a batch until the API server has its answers
-DETAIL_CHARS_MAX = 2000
 _SLEEP_S_MAX = 60.0
 
 
 class Worker:
-    """One worker's life: `start`, `wait_ready`, `serve` until a `drain` is over, `stop`."""
+    """One worker's life: `start`, `wait_ready`, `serve` until it is drained, `stop`."""
 
-    _control: ClientSocket
-    _sockets: tuple[ServerSocket | ClientSocket, ...]
-    _host: Host
-    _beat: threading.Event
+    _post: Host | Station[ClientSocket]
+    _profile: str
 
     def __init__(self, spec: ChildSpec, channels: Channels, signals: SignalPipe) -> None:
         self._spec = spec
         self._runner = spec.serve.runner(spec.runner)
         self._device = device_of(self._runner, spec.index)
         self._channels = channels
-        self._slot = Slot(Path(spec.slot_path))
-        self._signals = signals
-        self._asked_to_end = False
+        self._supervision = Supervision(spec, channels, signals, self._device)
+        self._bound: list[ServerSocket] = []
 
     def start(self) -> None:
-        """Beat, and tell the supervisor who this is."""
-        spec = self._spec
-        self._beat = child.beat_forever(self._slot)
-        self._control = self._channels.connect(spec.control_address, spec.incarnation)
-        self._control.send(control.encode(Hello("worker", spec.runner, spec.index, spec.incarnation, os.getpid())))
+        """Tell the supervisor who this is."""
+        self._supervision.start()
 
     def wait_ready(self) -> None:
         """Load the model, warm it up, and take requests from now on. Raises whatever the model's code raises."""
-        runner = self._runner
-        self._say(State.LOADING)
+        supervision = self._supervision
+        supervision.say(State.LOADING)
         engine, seen = self._load()
-        serve = self._spec.serve
-        data = self._channels.bind(ipc_address(Path(serve.run_dir) / f"h-{os.urandom(8).hex()}"))
-        remote = open_remote(self._channels, serve, self._spec.runner, self._spec.index)
-        self._sockets = (data, self._control) if remote is None else (data, self._control, remote)
-        self._host = Host(
-            data if remote is None else Crossing(data, remote),
-            dispatcher_for(self._spec),
-            engine,
-            self._slot,
-            runner.methods,
-            SystemClock,
-            IntakeLimits(
-                queue_timeout_s=_seconds(runner.queue_timeout_ms),
-                rows_max=serve.http.rows_max,
-                remote_budget_s=serve.http.timeout_max_ms / 1000,
-            ),
-            profile=self._device,
-        )
-        self._host.learn(seen)
+        address = remote_address = ""
+        if self._runner.is_central:
+            self._post = self._station(engine, seen)
+        else:
+            self._post, address, remote_address = self._host(engine, seen)
         # A full collection of all that torch brings along would stop the worker for 100 ms.
         gc.collect()
         gc.freeze()
-        # Not earlier: until now nothing was taken that would have to be answered before going.
-        signal.signal(signal.SIGTERM, self._terminate)
-        self._say(State.READY, address=data.address, remote_address="" if remote is None else remote.address)
-        logger.info("worker ready", extra=self._ids())
+        supervision.heed_sigterm()
+        supervision.say(State.READY, "", address, remote_address)
 
     def serve(self) -> None:
-        """Until drained. Raises DeviceBroken when the process must end at once."""
-        host, now = self._host, SystemClock.now
-        while not host.finished:
-            left_s = host.wake_at() - now()
+        """Until drained. Raises DeviceBroken when the process must end at once, StartError when a broker refuses it."""
+        post, supervision, now = self._post, self._supervision, SystemClock.now
+        while not post.finished:
+            left_s = post.wake_at() - now()
             if left_s > 0:
-                wait(self._sockets, min(left_s, _SLEEP_S_MAX), (self._signals.fileno(),))
-            host.turn()
-            self._hear()
-
-    def drain(self, grace_s: float) -> None:
-        """Take nothing new, answer the rest within `grace_s`; then `serve` returns."""
-        if not self._host.draining:
-            self._say(State.DRAINING)
-            logger.info("worker draining", extra=self._ids())
-        self._host.drain(grace_s)
+                wait(self._sockets(), min(left_s, _SLEEP_S_MAX), supervision.fds())
+            post.turn()
+            for order in supervision.hear():
+                if isinstance(order, Drain):
+                    post.drain(order.grace_s)
+                elif isinstance(post, Station):
+                    post.look(order)
 
     def stop(self) -> None:
-        """Say goodbye; the channels are closed by who opened them, after what was sent has left."""
-        self._say(State.STOPPED)
-        self._beat.set()
-        logger.info("worker stopped", extra=self._ids())
+        self._supervision.stop()
 
     def fail(self, error: BaseException) -> None:
         """Tell the supervisor why this worker cannot serve."""
-        self._say(State.FAILED, f"{type(error).__name__}: {error}"[:DETAIL_CHARS_MAX])
+        self._supervision.fail(error)
+
+    def _sockets(self) -> list[ServerSocket | ClientSocket]:
+        pipe = self._post.pipe if isinstance(self._post, Station) else None
+        return [self._supervision.socket, *self._bound, *([pipe] if pipe is not None else [])]
 
     def _load(self) -> tuple[Engine, list[Observation]]:
         # Here, because these import torch: Hello and LOADING are said before those seconds.
-        from paceline.runner.executor import Executor
+        from paceline.runner.executor import Executor, kind_of
         from paceline.runner.frameworks.registry import load_model
         from paceline.runner.frameworks.wire_sample import wire_call
 
         runner = self._runner
         device = torch_device(self._device)
         model = load_model(stored(runner), device)
+        self._profile = kind_of(device)
         methods = {method.name: method for method in runner.methods}
-        executor = Executor(model.bound, methods, device, runner.max_batch_size, runner.threads)
-        self._say(State.WARMING)
+        executor = Executor(model.bound, methods, device, runner.max_batch_size, runner.threads, runner.buckets)
+        self._supervision.say(State.WARMING)
         samples = {name: call for name, sample in model.samples.items() if (call := wire_call(sample))}
-        return executor, warm_up(executor, runner.methods, samples, runner.max_batch_size, SystemClock.now)
+        rows_max, buckets = runner.max_batch_size, tuple(sorted(runner.buckets))
+        return executor, warm_up(executor, runner.methods, samples, rows_max, SystemClock.now, buckets=buckets)
 
-    def _hear(self) -> None:
-        """What the supervisor says, by message or by signal; a second SIGTERM leaves no grace."""
-        self._signals.drain()
-        if self._asked_to_end:
-            self._asked_to_end = False
-            self.drain(0.0 if self._host.draining else self._spec.serve.http.drain_grace_s)
-        if not self._control.readable():
-            return
-        for parts in self._control.drain():
-            try:
-                message = control.decode(parts)
-            except ProtocolError as error:
-                logger.warning("malformed control message dropped", extra={**self._ids(), "error": str(error)})
-                continue
-            if isinstance(message, Drain):
-                self.drain(message.grace_s)
+    def _host(self, engine: Engine, seen: list[Observation]) -> tuple[Host, str, str]:
+        """This worker's own queue, and its addresses on this machine and for others."""
+        spec, runner = self._spec, self._runner
+        data = self._channels.bind(ipc_address(Path(spec.serve.run_dir) / f"h-{os.urandom(8).hex()}"))
+        remote = open_remote(self._channels, spec.serve, spec.runner, spec.index)
+        self._bound = [data] if remote is None else [data, remote]
+        host = Host(
+            data if remote is None else Crossing(data, remote),
+            dispatcher_for(spec),
+            engine,
+            self._supervision.slot,
+            runner.methods,
+            SystemClock,
+            limits_for(spec.serve, runner),
+            profile=self._device,
+        )
+        host.learn(seen)
+        return host, data.address, "" if remote is None else remote.address
 
-    def _terminate(self, number: int, frame: object) -> None:
-        self._asked_to_end = True
-
-    def _say(self, state: State, detail: str = "", address: str = "", remote_address: str = "") -> None:
-        message = ChildState(self._spec.incarnation, state, detail, address, self._device, remote_address)
-        self._control.send(control.encode(message))
-
-    def _ids(self) -> dict[str, object]:
-        spec = self._spec
-        return {"runner": spec.runner, "index": spec.index, "incarnation": spec.incarnation.hex()}
-
-
-def device_of(runner: RunnerSpec, index: int) -> str:
-    """The device of worker `index`: one entry for each, or one for all."""
-    return runner.devices[index] if len(runner.devices) > 1 else runner.devices[0]
+    def _station(self, engine: Engine, seen: list[Observation]) -> Station[ClientSocket]:
+        """A place in the pool of the runner's broker."""
+        incarnation = self._spec.incarnation
+        return Station(
+            lambda address: self._channels.connect(address, incarnation),
+            lambda address: os.path.exists(address.removeprefix("ipc://")),
+            Join(self._profile, self._runner.digest, tuple(seen)),
+            engine,
+            self._supervision.slot,
+            SystemClock,
+        )
 
 
 def torch_device(device: str) -> str:
@@ -193,22 +165,6 @@ def stored(runner: RunnerSpec) -> StoredVersion:
             f"{version.tag} has the digest {version.digest}, the server was started with {runner.digest}; restart it"
         )
     return version
-
-
-def dispatcher_for(spec: ChildSpec) -> Dispatcher:
-    """The dispatcher of the child `spec`, which is recorded if the server is."""
-    runner = spec.serve.runner(spec.runner)
-    config = DispatcherConfig(
-        max_batch_size=runner.max_batch_size,
-        reply_s=REPLY_S,
-        starts_max=limits.STARTS_MAX,
-        queue_rows_max=limits.QUEUE_ROWS_MAX,
-    )
-    path = spec.serve.record_path(spec.runner, spec.index)
-    if not path:
-        return Dispatcher(config)
-    profile = "" if runner.is_central else device_of(runner, spec.index)
-    return recorded(path, Header(spec.runner, spec.index, profile, config, SystemClock.now(), time.time()))
 
 
 def main(argv: list[str]) -> int:
@@ -233,16 +189,17 @@ def main(argv: list[str]) -> int:
             return LOAD_FAILED_EXIT
         try:
             worker.serve()
+        except StartError as error:
+            ids = {"runner": spec.runner, "index": spec.index, "error": str(error)}
+            logger.error("worker cannot serve", extra=ids)
+            worker.fail(error)
+            return LOAD_FAILED_EXIT
         except DeviceBroken as error:
             logger.critical("device lost", extra={"runner": spec.runner, "index": spec.index, "error": str(error)})
             # At once: a lost CUDA context can hang every destructor. Answers still in the pipes are sent again.
             os._exit(DEVICE_BROKEN_EXIT)
         worker.stop()
     return 0
-
-
-def _seconds(value_ms: float | None) -> float | None:
-    return None if value_ms is None else value_ms / 1000
 
 
 if __name__ == "__main__":

@@ -130,14 +130,12 @@ POOL: dict[str, pool.PoolMessage] = {
         3,
         True,
         4,
-        8,
-        0,
         (
             Infer(ORIGIN, (item(7, (ramp(dtypes.U8, 1, 4097),)), item(8, (2,), rows=2, attempt=1))),
             Infer(REMOTE_ORIGIN, (item(7, (ramp(dtypes.F32, 1, 2),)),)),
         ),
     ),
-    "work_begun": pool.Work(4, False, 128, 128, 0, (Infer(ORIGIN, (item(9, (1,), starts=1, suspect=True),)),)),
+    "work_begun": pool.Work(4, False, 128, (Infer(ORIGIN, (item(9, (1,), starts=1, suspect=True),)),)),
     "done": pool.Done(
         3,
         True,

@@ -99,17 +99,12 @@ class FakeHand:
         self.counters = (requests, batches, rows)
 
 
-class Bench:
-    """A host with its fakes, and the peers' side of the conversation."""
+class Peers:
+    """The API servers' side of the conversation with a desk, on a virtual clock."""
 
-    def __init__(self, max_batch_size: int = 8, bounds: IntakeLimits | None = None, **options: object) -> None:
+    def __init__(self) -> None:
         self.clock = VirtualClock()
         self.port = FakePort()
-        self.engine = FakeEngine(self.clock)
-        self.hand = FakeHand()
-        table = dict.fromkeys((1, max_batch_size), 0.01)
-        config = DispatcherConfig(max_batch_size, **{"latency_table": table, **options})  # type: ignore[arg-type]
-        self.host = Host(self.port, Dispatcher(config), self.engine, self.hand, METHODS, self.clock, bounds)
 
     def item(
         self,
@@ -150,12 +145,6 @@ class Bench:
     def cancel(self, *counters: int, origin: bytes = ALICE) -> None:
         self.port.inbound.append((origin, messages.encode(Cancel(origin, counters))))
 
-    def settle(self) -> None:
-        """Turn until nothing is to be done at once; `engine.batches` tells what ran."""
-        self.host.turn()
-        while not self.host.finished and self.host.wake_at() <= self.clock.now():
-            self.host.turn()
-
     def results(self, origin: bytes = ALICE) -> dict[int, float]:
         """Counter -> first number of each result that `origin` got."""
         got: dict[int, float] = {}
@@ -173,6 +162,29 @@ class Bench:
                 assert failure.counter not in got, f"{failure.counter} was answered twice"
                 got[failure.counter] = failure
         return got
+
+
+class Bench(Peers):
+    """A host with its fakes."""
+
+    def __init__(self, max_batch_size: int = 8, bounds: IntakeLimits | None = None, **options: object) -> None:
+        super().__init__()
+        self.engine = FakeEngine(self.clock)
+        self.hand = FakeHand()
+        dispatcher = dispatcher_of(max_batch_size, **options)
+        self.host = Host(self.port, dispatcher, self.engine, self.hand, METHODS, self.clock, bounds)
+
+    def settle(self) -> None:
+        """Turn until nothing is to be done at once; `engine.batches` tells what ran."""
+        self.host.turn()
+        while not self.host.finished and self.host.wake_at() <= self.clock.now():
+            self.host.turn()
+
+
+def dispatcher_of(max_batch_size: int, **options: object) -> Dispatcher:
+    """A dispatcher that knows that every batch takes 10 ms, unless `options` say otherwise."""
+    table = dict.fromkeys((1, max_batch_size), 0.01)
+    return Dispatcher(DispatcherConfig(max_batch_size, **{"latency_table": table, **options}))  # type: ignore[arg-type]
 
 
 def _doubled(call: Call) -> Outcome:

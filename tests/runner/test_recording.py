@@ -35,10 +35,10 @@ from paceline.runner.dispatcher import (
     WorkerJoined,
     WorkerLost,
 )
+from paceline.runner.dispatching import dispatcher_for
 from paceline.runner.recorder import RecordingDispatcher, RecordingFile, open_to_append, recorded
 from paceline.runner.recording import ACTIONS, COLUMNS, EVENTS, Header, RecordingError, Step, Torn, read
 from paceline.runner.scribe import NOBODY, Scribe, header_line, key_text
-from paceline.runner.worker import dispatcher_for
 from tests.runner.dispatcher.world import World
 
 CONFIG = DispatcherConfig(max_batch_size=4)
