@@ -115,8 +115,11 @@ def _length(tree: Tree, padding: Padding, covers: Covers, path: Path) -> int | N
         rank = len(tree.shape)
         return tree.shape[padding.dim] if rank > padding.dim and covers(path, rank) else None
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
-    found = (_length(item, padding, covers, (*path, key)) for key, item in items)
-    return next((length for length in found if length is not None), None)
+    for key, item in items:
+        length = _length(item, padding, covers, (*path, key))
+        if length is not None:
+            return length
+    return None
 
 
 def _unpad(tree: Tree, dim: int, padded: int, length: int, following: frozenset[str] | None, path: Path = ()) -> Tree:

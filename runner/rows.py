@@ -179,16 +179,19 @@ def _join_stretched(trees: Sequence[Tree], dim: int, take: Take, stretch: Stretc
     """As `_join_tensors`, for tensors that get a new length: padding and joining are one copy."""
     first = trees[0]
     assert isinstance(first, Tensor)
-    dtype, fixed = first.dtype, _without(first.shape, dim, stretch.dim)
+    dtype, rank = first.dtype, len(first.shape)
+    low, high = sorted((dim, stretch.dim))
+    before, between, after = first.shape[:low], first.shape[low + 1 : high], first.shape[high + 1 :]
+    if rank > high and first.shape[stretch.dim] == stretch.length == min(stretch.lengths):
+        return _join_tensors(trees, dim, take, path)
     rows, parts = 0, []
     for tree, length in zip(trees, stretch.lengths):
         if (
             type(tree) is not Tensor
             or tree.dtype is not dtype
-            or len(tree.shape) != len(first.shape)
-            or len(tree.shape) <= max(dim, stretch.dim)
+            or not high < len(tree.shape) == rank
             or tree.shape[stretch.dim] != length
-            or _without(tree.shape, dim, stretch.dim) != fixed
+            or (tree.shape[:low], tree.shape[low + 1 : high], tree.shape[high + 1 :]) != (before, between, after)
         ):
             raise UnlikeTrees(
                 f"{leaf_name(path)!r} is {_spell(first)} in one and {_spell(tree)} in another; "
@@ -196,32 +199,25 @@ def _join_stretched(trees: Sequence[Tree], dim: int, take: Take, stretch: Stretc
             )
         rows += tree.shape[dim]
         parts.append(tree)
-    if all(length == stretch.length for length in stretch.lengths):
-        return _join_tensors(trees, dim, take, path)
-    shape = _with(_with(first.shape, dim, rows), stretch.dim, stretch.length)
+    extents = (rows, stretch.length) if dim < stretch.dim else (stretch.length, rows)
+    shape = (*before, extents[0], *between, extents[1], *after)
     data = take(math.prod(shape) * dtype.itemsize)
     if data.nbytes:
         out = np.frombuffer(data, dtype.numpy).reshape(shape)
         out[...] = element(dtype, stretch.value)
-        _copy_parts(parts, np.moveaxis(out, (dim, stretch.dim), (0, 1)), dim, stretch.dim)
+        _copy_parts(parts, out, dim, stretch.dim)
     return Tensor(dtype, shape, data)
 
 
 def _copy_parts(parts: Sequence[Tensor], out: npt.NDArray[Any], dim: int, length_dim: int) -> None:
-    """`parts` one below the other in `out`, [rows, length, ...], each from the left."""
+    """`parts` one behind the other along `dim` of `out`, each at the start of `length_dim`."""
+    place = [slice(None)] * out.ndim
     start = 0
     for part in parts:
-        rows = np.moveaxis(part.numpy(), (dim, length_dim), (0, 1))
-        out[start : start + rows.shape[0], : rows.shape[1]] = rows
-        start += rows.shape[0]
-
-
-def _without(shape: tuple[int, ...], *dims: int) -> list[int]:
-    return [size for at, size in enumerate(shape) if at not in dims]
-
-
-def _with(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
-    return (*shape[:dim], size, *shape[dim + 1 :])
+        stop = start + part.shape[dim]
+        place[dim], place[length_dim] = slice(start, stop), slice(part.shape[length_dim])
+        out[tuple(place)] = part.numpy()
+        start = stop
 
 
 def _fill(parts: Sequence[Buffer], nbytes: int, take: Take) -> memoryview:
