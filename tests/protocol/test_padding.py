@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -18,6 +19,8 @@ from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import ConfigError
 from paceline.protocol.padding import Padding, element
 from paceline.protocol.signature import MethodSpec, parse_signatures, spec_from_plain, spec_to_plain
+from paceline.protocol.spec import decode_serve, encode_serve
+from tests.protocol.corpus import SERVE
 
 
 def parsed(**options: object) -> MethodSpec:
@@ -55,6 +58,12 @@ def test_padding_returns_from_json_and_from_messagepack_as_it_went(method: Metho
     plain = spec_to_plain(method)
     assert spec_from_plain(json.loads(json.dumps(plain, allow_nan=False))) == method
     assert spec_from_plain(msgpack.unpackb(msgpack.packb(plain), strict_map_key=True)) == method
+
+
+def test_padding_reaches_the_children_of_a_server() -> None:
+    method = parsed(pad={1: {"multiple_of": 64, "value": -math.inf, "inputs": ["x"]}}, mask="m", unpad=1)
+    serve = replace(SERVE, runners=(replace(SERVE.runners[0], methods=(method,)),))
+    assert decode_serve(encode_serve(serve)) == serve
 
 
 def test_a_method_that_does_not_pad_is_written_as_before_there_was_padding() -> None:
