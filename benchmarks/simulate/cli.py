@@ -3,6 +3,7 @@
 python -m benchmarks.simulate --table A --table D --seeds 1 --out results
 python -m benchmarks.simulate --bars --json
 python -m benchmarks.simulate --reproduce
+python -m benchmarks.simulate --recording decisions.jsonl --set max_batch_size=16
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.simulate import bars, plots, reproduction
+from benchmarks.simulate import bars, plots, recording, reproduction
 from benchmarks.simulate.bars import Check, Trial
 from benchmarks.simulate.cell import COUNT
 from benchmarks.simulate.contenders import NAIVE, OURS, contender
@@ -28,8 +29,11 @@ QUICK_COUNT = 2_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 = everything asked for was met, 1 = a bar was missed or a table did not come out, 2 = wrong arguments."""
+    """0 = everything asked for was met, 1 = a bar was missed, a table did not come out or a recording did not replay,
+    2 = wrong arguments."""
     options = _parse(arguments)
+    if options.recording is not None:
+        return recording.run(options.recording, options.changes, options.json, options.out)
     with Jobs(options.processes) as jobs:
         if options.bars:
             return _bars(options, jobs)
@@ -46,6 +50,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--bars", action="store_true", help="the nine bars, each met or missed; exits 1 on a miss")
     what.add_argument("--reproduce", action="store_true", help="compare baselines with the reference; exits 1 if off")
+    what.add_argument(
+        "--recording", type=Path, help="replay what `paceline serve --record` wrote; exits 1 if it differs"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="with --recording: what would this have done?"
+    )
     parser.add_argument("--table", action="append", choices=list(TITLES), help="only this one; may be repeated")
     parser.add_argument("--policy", action="append", default=[], help="module:class of another policy to show as well")
     parser.add_argument("--replay", type=Path, help="a file of arrival times, in seconds, one per line")
@@ -53,7 +63,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, help="per run, at most (default: as in the reference, by table)")
     parser.add_argument("--processes", type=int, default=2, help="at a time (default 2)")
     parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK_COUNT} requests or fewer cells")
-    parser.add_argument("--json", action="store_true", help="with --bars: one JSON object on standard output")
+    parser.add_argument("--json", action="store_true", help="with --bars and --recording: one JSON object")
     parser.add_argument("--out", type=Path, help="folder for CSV files and plots")
     options = parser.parse_args(arguments)
     for name in options.policy:
@@ -61,6 +71,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             contender(name)
         except (KeyError, ImportError, AttributeError) as error:
             parser.error(f"--policy {name}: {error}; expected module:class, importable from here")
+    try:
+        options.changes = recording.parse_changes(options.set)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.changes and options.recording is None:
+        parser.error("--set: only with --recording")
+    if options.recording is not None and not options.recording.is_file():
+        parser.error(f"--recording {options.recording}: no such file")
     if options.replay is not None and not options.replay.is_file():
         parser.error(f"--replay {options.replay}: no such file")
     if options.quick:

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.simulate.cell import Cell
 from benchmarks.simulate.contenders import CORKS, NAIVE, OURS
-from benchmarks.simulate.latency import RESNET
+from benchmarks.simulate.latency import RESNET, ROUNDING_S
 from benchmarks.simulate.outcome import Outcome
 
 matplotlib.use("Agg")
@@ -23,6 +23,8 @@ LOADS = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SEED = 1
 TIMELINE_LOAD = 0.75
 TIMELINE_BUDGETS = 6
+TIMELINE_REQUESTS = 150
+LEGEND = "Grey: from arrival on a request waits. Box: a batch with its size. x: dropped. Dot: answered late"
 
 
 def write(folder: Path, count: int, extra: tuple[str, ...] = (), replay: Path | None = None) -> None:
@@ -84,21 +86,37 @@ def _batches(path: Path, cell: Cell, outcomes: dict[str, list[Outcome]]) -> None
 def _timeline(path: Path, cell: Cell, names: tuple[str, ...]) -> None:
     figure, panes = pyplot.subplots(len(names), 1, figsize=(12, 3.2 * len(names)), sharex=True, layout="constrained")
     for pane, name in zip(panes, names):
-        _draw_run(pane, cell, cell.run(name, TIMELINE_LOAD * cell.peak_rate, SEED))
+        outcome = cell.run(name, TIMELINE_LOAD * cell.peak_rate, SEED)
+        deadlines = [at + outcome.budget_s for at in outcome.arrivals]
+        _draw_run(pane, outcome, deadlines, _begin(outcome) + TIMELINE_BUDGETS * outcome.budget_s)
         pane.set_title(name, loc="left")
     panes[-1].set_xlabel("milliseconds")
-    figure.suptitle(
-        f"{cell.name} at {TIMELINE_LOAD:g} of max b/l(b). Grey: from arrival on a request waits. "
-        "Box: a batch with its size. x: dropped. Dot: answered late"
-    )
+    figure.suptitle(f"{cell.name} at {TIMELINE_LOAD:g} of max b/l(b). {LEGEND}")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def _draw_run(pane: Axes, cell: Cell, outcome: Outcome) -> None:
+def write_recorded(path: Path, runs: dict[str, tuple[Outcome, list[float]]]) -> None:
+    """A timeline of the same recorded requests in several runs, by title, each with the requests' deadlines."""
+    figure, panes = pyplot.subplots(len(runs), 1, figsize=(12, 3.2 * len(runs)), sharex=True, layout="constrained")
+    for pane, (title, (outcome, deadlines)) in zip(panes, runs.items()):
+        last = min(len(outcome.arrivals) - 1, len(outcome.arrivals) // 3 + TIMELINE_REQUESTS)
+        _draw_run(pane, outcome, deadlines, outcome.arrivals[last])
+        pane.set_title(title, loc="left")
+    panes[-1].set_xlabel("milliseconds")
+    figure.suptitle(LEGEND)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _begin(outcome: Outcome) -> float:
+    """When the part of a run begins that a timeline shows."""
+    return outcome.arrivals[len(outcome.arrivals) // 3]
+
+
+def _draw_run(pane: Axes, outcome: Outcome, deadlines: list[float], end: float) -> None:
     """Requests by number upwards: grey waits, colour runs, one box per batch with its size in it."""
-    begin = outcome.arrivals[len(outcome.arrivals) // 3]
-    end = begin + TIMELINE_BUDGETS * cell.setting.budget_s
+    begin = _begin(outcome)
     first = next(number for number, at in enumerate(outcome.arrivals) if at >= begin)
 
     def ms(at: float) -> float:
@@ -107,10 +125,11 @@ def _draw_run(pane: Axes, cell: Cell, outcome: Outcome) -> None:
     for index, batch in enumerate(b for b in outcome.batches if begin <= b.start < end):
         rows = np.asarray(batch.requests) - first
         times = [outcome.arrivals[number] for number in batch.requests]
-        late = [batch.finish > at + cell.setting.budget_s for at in times]
+        late = [batch.finish > deadlines[number] + ROUNDING_S for number in batch.requests]
         colour = f"C{index % 2}"
         pane.hlines(rows, [ms(at) for at in times], ms(batch.start), color="0.7", linewidth=0.7)
-        pane.fill_between([ms(batch.start), ms(batch.finish)], rows[0] - 0.5, rows[-1] + 0.5, color=colour, alpha=0.5)
+        bottom, top = rows.min() - 0.5, rows.max() + 0.5
+        pane.fill_between([ms(batch.start), ms(batch.finish)], bottom, top, color=colour, alpha=0.5)
         pane.text(
             ms((batch.start + batch.finish) / 2), rows.mean(), str(len(rows)), ha="center", va="center", fontsize=7
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from dataclasses import fields
@@ -113,6 +114,17 @@ def test_every_field_of_every_event_and_action_has_a_name_of_its_own() -> None:
     shorts = [column.short for column in COLUMNS.values()]
     assert len(set(shorts)) == len(shorts)
     assert "e" not in shorts
+
+
+def test_the_operations_page_names_every_kind_and_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text().partition("## Recording decisions")[2]
+    section = page.partition("\n## ")[0]
+    kinds = {
+        name for row in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert kinds - {"e"} == {*EVENTS, *ACTIONS}
+    named = set(re.findall(r"`(\w+)`", section))
+    assert {column.short for column in COLUMNS.values()} <= named
 
 
 @given(now=times, event=plain_events, action=plain_actions, refused=st.booleans())
