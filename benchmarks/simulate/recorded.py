@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from math import inf, isnan
 from pathlib import Path
+from statistics import median
 from typing import TypeAlias
 
 import numpy as np
@@ -36,12 +37,14 @@ Figures: TypeAlias = dict[str, float | list[float] | None]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A batch of `rows` padded rows of `key` took `seconds`. `usual`: the dispatcher was told to learn from it."""
+    """A batch of `rows` padded rows of `key` took `seconds`, and `way_s` more on its way to the worker and back.
+    `usual`: the dispatcher was told to learn from it."""
 
     key: Hashable
     rows: int
     seconds: float
-    usual: bool
+    usual: bool = True
+    way_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class Story:
     header: Header
     begin: float = 0.0
     requests: dict[int, Arrived] = field(default_factory=dict)  # with the time they came to the API server
+    told_at: dict[int, float] = field(default_factory=dict)  # when its dispatcher could first know of each
     cancels: dict[int, float] = field(default_factory=dict)
     caps: list[tuple[float, CapChanged]] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
@@ -82,6 +86,8 @@ def stories(path: Path, notes: list[str]) -> list[Story]:
     lost = sum(teller.lost for teller in told)
     if lost:
         notes.append(f"{lost} workers were lost in the recording; the simulation loses none")
+    for teller in told:
+        teller.end()
     return [teller.story for teller in told]
 
 
@@ -101,18 +107,22 @@ class _Teller:
         self.story = story
         self.lost = 0
         self._begun = False
+        self._last: Step | None = None
+        self._kept_waiting: list[tuple[int, float, float]] = []  # (request, earliest, latest time it was there)
         self._here: dict[Hashable, str] = {}
-        self._open: dict[int, Dispatch] = {}
+        self._open: dict[int, tuple[float, Dispatch]] = {}
+        self._free_since: dict[Hashable, float] = {}
 
     def hear(self, step: Step) -> None:
         story, now = self.story, step.now
         if not self._begun:
             story.begin = now
             self._begun = True
+        busy_since = self._busy_since(step)
         for event in step.events:
             match event:
                 case Arrived():
-                    self._come(event, now)
+                    self._come(event, now, busy_since)
                 case Cancelled(request_id):
                     story.cancels.setdefault(_number(request_id), now)
                 case BatchDone():
@@ -125,20 +135,44 @@ class _Teller:
                     self._join(_number(worker_id), profile)
                 case WorkerLost(worker_id):
                     self.lost += self._here.pop(worker_id, None) is not None
-                    self._open = {n: batch for n, batch in self._open.items() if batch.worker_id != worker_id}
+                    self._open = {n: sent for n, sent in self._open.items() if sent[1].worker_id != worker_id}
         for action in step.actions:
             if isinstance(action, Dispatch):
-                self._open[action.batch_id] = action
+                self._open[action.batch_id] = (now, action)
             elif isinstance(action, Reject):
                 story.account.refusals.append((now, _number(action.request_id), action.reason))
+        self._last = step
 
-    def _come(self, event: Arrived, now: float) -> None:
+    def end(self) -> None:
+        """A worker with a queue of its own hears nothing while it computes: who came then was there as long after its
+        arrival as others usually are."""
+        story = self.story
+        ways = [at - (story.requests[number].arrived_at or at) for number, at in story.told_at.items()]
+        way_s = median(ways) if ways else 0.0
+        for number, earliest, latest in self._kept_waiting:
+            arrived_at = story.requests[number].arrived_at
+            assert arrived_at is not None
+            story.told_at[number] = min(max(arrived_at + way_s, earliest), latest)
+
+    def _busy_since(self, step: Step) -> float | None:
+        """When a batch began that was all that happened until this call; None = the dispatcher was free to hear."""
+        done = {event.batch_id for event in step.events if isinstance(event, BatchDone)}
+        if self._last is None or not done:
+            return None
+        begun = {action.batch_id for action in self._last.actions if isinstance(action, Dispatch)}
+        return self._last.now if done & begun else None
+
+    def _come(self, event: Arrived, now: float, busy_since: float | None) -> None:
         number = _number(event.request_id)
         if number in self.story.requests or event.rows < 1 or isnan(event.deadline):
             return  # the dispatcher raised: it was there already, or is none
         # A request may have waited for this process to start.
         came = now if event.arrived_at is None else max(event.arrived_at, self.story.begin)
         self.story.requests[number] = replace(event, arrived_at=came)
+        if busy_since is None:
+            self.story.told_at[number] = now
+        else:
+            self._kept_waiting.append((number, busy_since, now))
 
     def _join(self, worker: int, profile: str) -> None:
         self._here[worker] = profile
@@ -147,12 +181,15 @@ class _Teller:
         self.story.account.workers = max(self.story.account.workers, worker + 1)
 
     def _finish(self, done: BatchDone, now: float) -> None:
-        batch = self._open.get(done.batch_id)
+        sent_at, batch = self._open.get(done.batch_id, (now, None))
         if batch is None or batch.worker_id != done.worker_id:
             return
         del self._open[done.batch_id]
+        begin = max(sent_at, self._free_since.get(done.worker_id, sent_at))
+        self._free_since[done.worker_id] = now
+        way_s = max(0.0, now - begin - done.duration)
         numbers = [number for number in map(_number, batch.request_ids) if number in self.story.requests]
-        self.story.taken.append(Taken(batch.key, batch.padded_rows, done.duration, done.learn))
+        self.story.taken.append(Taken(batch.key, batch.padded_rows, done.duration, done.learn, way_s))
         self.story.account.batches.append(Batch(_number(done.worker_id), now - done.duration, now, numbers))
 
 

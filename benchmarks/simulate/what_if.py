@@ -1,7 +1,7 @@
 """What another setting would have done: the recorded requests, again, with a dispatcher and workers of our choice.
 
 A batch takes what batches of its size took in the recording: the curve of their medians, times the deviation of one
-that is drawn from those of its key.
+that is drawn from those of its key, and that one's way to the worker and back.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from paceline.runner.dispatcher import (
 from paceline.runner.dispatcher.curve import Curve
 from paceline.runner.recording import RecordingError
 
+INSTANT_S = 1e-9
+
 
 class Durations:
     """How long batches take, by key; a key without a batch of its own has what all others took together."""
@@ -47,8 +49,8 @@ class Durations:
         self._all = _Deviations(usual)
         self._chance = random.Random(f"durations {seed}")
 
-    def draw(self, key: Hashable, rows: int) -> float:
-        """Seconds of one batch of `rows` padded rows."""
+    def draw(self, key: Hashable, rows: int) -> tuple[float, float]:
+        """Seconds of one batch of `rows` padded rows, and those on its way to the worker and back."""
         return self._by_key.get(key, self._all).draw(rows, self._chance)
 
 
@@ -58,10 +60,13 @@ class _Deviations:
         for batch in taken:
             by_rows[batch.rows].append(batch.seconds)
         self._curve = Curve(_rising(by_rows), open_ended=True)
-        self._ratios = [batch.seconds / max(self._curve.seconds(batch.rows), 1e-9) for batch in taken]
+        self._drawn = [
+            (batch.seconds / max(self._curve.seconds(batch.rows), INSTANT_S), batch.way_s) for batch in taken
+        ]
 
-    def draw(self, rows: int, chance: random.Random) -> float:
-        return self._curve.seconds(rows) * chance.choice(self._ratios)
+    def draw(self, rows: int, chance: random.Random) -> tuple[float, float]:
+        ratio, way_s = chance.choice(self._drawn)
+        return self._curve.seconds(rows) * ratio, way_s
 
 
 def _rising(by_rows: dict[int, list[float]]) -> list[tuple[int, float]]:
@@ -79,7 +84,7 @@ def _rising(by_rows: dict[int, list[float]]) -> list[tuple[int, float]]:
 
 
 def simulate(story: Story, config: DispatcherConfig, workers: int, durations: Durations) -> Account:
-    """The requests of `story`, told at the times at which they came; all workers are there from the begin."""
+    """The requests of `story`, told as soon as they were there; all workers are there from the begin."""
     world = _World(story, config, workers, durations)
     world.run()
     return world.account
@@ -92,7 +97,7 @@ class _World:
         self.account = Account(workers=workers)
         self._dispatcher = Dispatcher(config)
         self._durations = durations
-        self._ends: list[tuple[float, int, int, float]] = []  # (finish, worker, batch id, seconds)
+        self._ends: list[tuple[float, int, int, float]] = []  # (time of the news, worker, batch id, seconds)
         self._free_at = [story.begin] * workers
         self._wake_at = inf
         self._told = _told(story)
@@ -137,16 +142,17 @@ class _World:
         worker = dispatch.worker_id
         assert isinstance(worker, int)
         start = max(now, self._free_at[worker])
-        seconds = self._durations.draw(dispatch.key, dispatch.padded_rows)
-        finish = self._free_at[worker] = start + seconds
+        seconds, way_s = self._durations.draw(dispatch.key, dispatch.padded_rows)
+        self._free_at[worker] = start + seconds
+        finish = start + seconds + way_s
         heappush(self._ends, (finish, worker, dispatch.batch_id, seconds))
         requests = [number for number in dispatch.request_ids if isinstance(number, int)]
-        self.account.batches.append(Batch(worker, start, finish, requests))
+        self.account.batches.append(Batch(worker, finish - seconds, finish, requests))
 
 
 def _told(story: Story) -> list[tuple[float, Event]]:
     """In order of time; of one time, requests before their cancellations."""
-    told: list[tuple[float, Event]] = [(request.arrived_at or 0.0, request) for request in story.requests.values()]
+    told: list[tuple[float, Event]] = [(story.told_at[number], request) for number, request in story.requests.items()]
     told += [(at, Cancelled(number)) for number, at in story.cancels.items()]
     told += story.caps
     return sorted(told, key=lambda pair: pair[0])

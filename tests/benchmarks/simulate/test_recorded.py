@@ -25,6 +25,7 @@ from paceline.runner.dispatcher import (
     DispatcherConfig,
     Event,
     Measured,
+    Tick,
     WorkerJoined,
     WorkerLost,
 )
@@ -215,20 +216,20 @@ def test_more_workers_are_shown_side_by_side_with_a_plot(
     assert (tmp_path / "out" / "timeline.png").stat().st_size > 10_000
 
 
-def test_a_request_is_told_when_it_came_and_not_when_its_worker_had_time(tmp_path: Path) -> None:
+def test_a_request_is_told_when_it_was_there_and_not_when_its_worker_had_time(tmp_path: Path) -> None:
     joined: list[Event] = [WorkerJoined(0, "cpu"), Measured("cpu", "p", 1, 1.0), Measured("cpu", "p", 500, 9.0)]
     story = told(
         tmp_path,
         (0.0, joined),
-        (1.0, [Arrived("a", "p", arrived_at=-5.0)]),
+        (1.0, [Arrived("a", "p", arrived_at=0.75)]),
         (4.0, [BatchDone(0, 1, 3.0), Arrived("b", "p", arrived_at=1.5), CapChanged("p", 1, inf)]),
         (5.0, [BatchDone(0, 2, 1.0)]),
     )
-    durations = Durations([Taken("p", 1, 2.0, True)])
+    durations = Durations([Taken("p", 1, 2.0)])
     alone = simulate(story, CONFIG, 1, durations)
-    assert [(batch.start, batch.finish) for batch in alone.batches] == [(0.0, 2.0), (2.0, 4.0)]
+    assert [(batch.start, batch.finish) for batch in alone.batches] == [(1.0, 3.0), (3.0, 5.0)]
     both = simulate(story, CONFIG, 2, durations)
-    assert [(batch.worker, batch.start) for batch in both.batches] == [(0, 0.0), (1, 1.5)]
+    assert [(batch.worker, batch.start) for batch in both.batches] == [(0, 1.0), (1, 1.75)]
 
 
 def test_a_prefetched_batch_begins_when_the_one_before_it_ends(tmp_path: Path) -> None:
@@ -237,6 +238,19 @@ def test_a_prefetched_batch_begins_when_the_one_before_it_ends(tmp_path: Path) -
     config = DispatcherConfig(max_batch_size=1, latency_table={1: 1.0}, prefetch_s=0.5)
     batches = simulate(story, config, 1, Durations(story.taken)).batches
     assert [(batch.start, batch.finish) for batch in batches] == [(0.0, 1.0), (1.0, 2.0)]
+
+
+def test_the_way_to_a_worker_and_back_is_waited_for_but_is_no_work(tmp_path: Path) -> None:
+    story = told(
+        tmp_path,
+        (0.0, [WorkerJoined(0), Arrived("a", "p"), Arrived("b", "p", arrived_at=0.0)]),
+        (0.25, [Tick()]),
+        (1.5, [BatchDone(0, 1, 1.0)]),
+    )
+    assert story.taken == [Taken("p", 1, 1.0, True, 0.5)]
+    account = simulate(story, DispatcherConfig(1), 1, Durations(story.taken))
+    assert [(batch.start, batch.finish) for batch in account.batches] == [(0.5, 1.5), (2.0, 3.0)]
+    assert figures([(story, account)])["busy_share"] == [pytest.approx(2 / 3)]
 
 
 def test_who_hangs_up_while_waiting_is_never_served(tmp_path: Path) -> None:
@@ -253,16 +267,16 @@ def test_who_hangs_up_while_waiting_is_never_served(tmp_path: Path) -> None:
 
 
 def test_durations_are_medians_by_size_never_falling_with_lines_between() -> None:
-    taken = [Taken("p", rows, seconds, True) for rows, seconds in ((1, 1.0), (1, 1.0), (1, 9.0), (4, 4.0), (8, 3.0))]
-    durations = Durations([*taken, Taken("p", 1, 500.0, False), Taken("q", 1, 7.0, True)])
-    draws = {rows: {durations.draw("p", rows) for _ in range(200)} for rows in (1, 2, 8)}
+    taken = [Taken("p", rows, seconds) for rows, seconds in ((1, 1.0), (1, 1.0), (1, 9.0), (4, 4.0), (8, 3.0))]
+    durations = Durations([*taken, Taken("p", 1, 500.0, False), Taken("q", 1, 7.0)])
+    draws = {rows: {durations.draw("p", rows)[0] for _ in range(200)} for rows in (1, 2, 8)}
     assert min(draws[1]) == pytest.approx(3.0 / 3.5)  # the last one's deviation: 3.0 where 3.5 are pooled
     assert max(draws[1]) == pytest.approx(9.0)
     assert 1.0 in draws[1]
     assert any(seconds == pytest.approx(1.0 + 2.5 / 3) for seconds in draws[2])
     assert any(seconds == pytest.approx(3.5) for seconds in draws[8])
-    assert durations.draw("q", 1) == 7.0
-    assert durations.draw("unknown", 1) < 100
+    assert durations.draw("q", 1) == (7.0, 0.0)
+    assert durations.draw("unknown", 1)[0] < 100
 
 
 def test_nothing_can_be_simulated_where_no_batch_was_finished(
