@@ -60,9 +60,8 @@ class _Deviations:
         for batch in taken:
             by_rows[batch.rows].append(batch.seconds)
         self._curve = Curve(_rising(by_rows), open_ended=True)
-        self._drawn = [
-            (batch.seconds / max(self._curve.seconds(batch.rows), INSTANT_S), batch.way_s) for batch in taken
-        ]
+        expected = [max(self._curve.seconds(batch.rows), INSTANT_S) for batch in taken]
+        self._drawn = [(batch.seconds / seconds, batch.way_s) for batch, seconds in zip(taken, expected)]
 
     def draw(self, rows: int, chance: random.Random) -> tuple[float, float]:
         ratio, way_s = chance.choice(self._drawn)

@@ -250,7 +250,7 @@ def test_the_way_to_a_worker_and_back_is_waited_for_but_is_no_work(tmp_path: Pat
     assert story.taken == [Taken("p", 1, 1.0, True, 0.5)]
     account = simulate(story, DispatcherConfig(1), 1, Durations(story.taken))
     assert [(batch.start, batch.finish) for batch in account.batches] == [(0.5, 1.5), (2.0, 3.0)]
-    assert figures([(story, account)])["busy_share"] == [pytest.approx(2 / 3)]
+    assert repr(figures([(story, account)])["busy_share"]).startswith("[0.666")
 
 
 def test_who_hangs_up_while_waiting_is_never_served(tmp_path: Path) -> None:
