@@ -181,6 +181,13 @@ def test_a_call_that_lies_about_its_lengths_fails_and_is_not_cut() -> None:
         layout.batch(lambda nbytes: memoryview(bytearray(nbytes)))
 
 
+def test_a_call_without_the_dim_that_is_to_be_padded_fails_and_is_not_read_past_its_shape() -> None:
+    made = replace(spec(pad={1: {"inputs": ["x"]}}), inputs=(InputSpec("x"),))
+    layout = lay_out(made, (), [((from_numpy(np.ones(1, np.int64)),), {})], [1])
+    with pytest.raises(UnlikeTrees, match="the padded dim 1"):
+        layout.batch(lambda nbytes: memoryview(bytearray(nbytes)))
+
+
 def test_padding_and_joining_are_one_copy_into_one_buffer() -> None:
     taken: list[int] = []
 
@@ -232,9 +239,9 @@ def test_an_output_that_is_as_wide_by_chance_is_not_cut_where_a_sample_has_shown
 
 def test_a_batch_is_filled_up_to_its_bucket_with_copies_of_its_last_row() -> None:
     method = Seeing()
-    run = executor(method, spec(), buckets=(8, 1, 4)).run("f", [*ids(2, rows=2), *ids(2, start=10)], now)
-    assert method.seen[0][0][0].tolist() == [[1, 2], [3, 4], [10, 11], [10, 11]]
-    assert arrays(run) == [[3, 7], [21]]
+    run = executor(method, spec(), buckets=(8, 5, 1)).run("f", [*ids(2), *ids(2, rows=2, start=10)], now)
+    assert method.seen[0][0][0].tolist() == [[1, 2], [10, 11], *[[12, 13]] * 3]
+    assert arrays(run) == [[3], [21, 25]]
     assert run.learn
 
 
@@ -282,6 +289,8 @@ def test_memory_that_does_not_hold_a_bucket_caps_the_size_below_it() -> None:
     run = executor(method, spec(), buckets=(1, 2, 4, 8)).run("f", ids(*[1] * 5), now)
     assert arrays(run) == [[1], [2], [3], [4], [5]]
     assert run.cap_rows == 4
+    run = executor(method, spec(idempotent=False), buckets=(4, 8)).run("f", ids(1, rows=5), now)
+    assert run.cap_rows == 4  # half of the 8 that it did not hold
 
 
 def test_a_bad_call_is_found_among_padded_ones_and_its_neighbours_are_answered() -> None:
