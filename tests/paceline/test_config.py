@@ -349,6 +349,14 @@ def test_where_other_machines_connect_is_a_tcp_address(address: str) -> None:
     assert "tcp://0.0.0.0:7400" in refusal({"native_listen": address, "native_keys": "/k"})
 
 
+def test_a_recording_is_off_and_its_file_in_a_file_is_relative_to_that(tmp_path: Path) -> None:
+    assert load_config({}, None, {}).server.record is None
+    file = written(tmp_path, '[server]\nrecord = "decisions.jsonl"\n')
+    assert load_config({}, file, {}).server.record == tmp_path / "decisions.jsonl"
+    assert load_config({"record": Path("mine.jsonl")}, file, {}).server.record == Path("mine.jsonl")
+    assert load_config({"record": "off"}, file, {}).server.record is None
+
+
 def test_relative_key_folder_in_a_file_is_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     file = written(tmp_path / "etc", '[server]\nnative_keys = "keys"\n')
