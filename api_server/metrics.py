@@ -14,6 +14,10 @@ def exposition(hosts: Hosts, errors: Mapping[str, int]) -> bytes:
     lines = [
         "# TYPE paceline_requests_accepted_total counter",
         f"paceline_requests_accepted_total {counters.accepted}",
+        "# TYPE paceline_requests_refused_total counter",
+        f"paceline_requests_refused_total {counters.refused}",
+        "# TYPE paceline_requests_probing_total counter",
+        f"paceline_requests_probing_total {counters.probes}",
         "# TYPE paceline_requests_answered_total counter",
         f"paceline_requests_answered_total {counters.answered}",
         "# TYPE paceline_requests_cancelled_total counter",

@@ -13,11 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from paceline.protocol.admission import Gate
 from paceline.protocol.clock import Clock, SystemClock
 from paceline.protocol.control import Host, LostHost, State, Topology
 from paceline.protocol.errors import (
     DeadlineExceeded,
     Draining,
+    InfeasibleNow,
     Internal,
     InvalidInput,
     ProtocolError,
@@ -40,6 +42,7 @@ from paceline.protocol.messages import (
     encode,
     pack_call,
 )
+from paceline.protocol.remote import forecast_as_received, is_remote
 from paceline.protocol.signature import MethodSpec
 from paceline.protocol.spec import ServeSpec
 from paceline.protocol.tensor import Buffer
@@ -49,7 +52,6 @@ logger = logging.getLogger(__name__)
 
 CANCELS_PER_MESSAGE = 1024
 RESEND_S = 0.005
-RETRY_AFTER_MAX_S = 30.0
 _NEVER = float("inf")
 
 
@@ -63,19 +65,20 @@ class Waiter(Protocol):
 
 @dataclass(slots=True)
 class _Peer:
-    """A connected host. `forecast` is its latest word; `cancels` waits for the end of the tick."""
+    """A connected host. `cancels` waits for the end of the tick."""
 
     runner: str
     pipe: Pipe
     cancels: list[int]
-    forecast: Forecast | None = None
 
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since start."""
+    """Totals since start. `refused`: by admission, which let `probes` through."""
 
     accepted: int = 0
+    refused: int = 0
+    probes: int = 0
     answered: int = 0
     cancelled: int = 0
     late: int = 0
@@ -103,6 +106,7 @@ class Hosts:
         self._runners = tuple(runner.name for runner in serve.runners)
         bounds = LedgerLimits(window_requests=http.window_requests, pending_requests=http.pending_requests)
         self._ledger = Ledger(self._runners, bounds)
+        self._gates = {runner.name: Gate(runner) for runner in serve.runners}
         self._peers: dict[bytes, _Peer] = {}
         self._dirty: set[str] = set()
         self._flushing = False
@@ -142,10 +146,12 @@ class Hosts:
     ) -> int:
         """Accept a call; `waiter` gets its answer within `budget_s`. Returns the counter for `cancel`.
 
-        Raises Draining, QueueFull, NoWorker, InvalidInput (arguments too large to travel).
+        Raises Draining, QueueFull, NoWorker, InfeasibleNow, InvalidParameter (a budget that cannot work), InvalidInput
+        (arguments too large to travel).
         """
         if self.draining:
             raise Draining("the server is draining; send the request to another one", retry_after_s=1.0)
+        self._gates[runner].check_budget(budget_s, measured.rows)
         self._counter = counter = self._counter + 1
         try:
             packed, frames = pack_call(args, kwargs)
@@ -170,11 +176,7 @@ class Hosts:
             packed,
             frames,
         )
-        try:
-            self._ledger.submit(runner, item, waiter, nbytes, method.idempotent)
-        except QueueFull as error:
-            error.retry_after_s = self._retry_after_s(runner)
-            raise
+        self._admit(runner, item, waiter, nbytes, method.idempotent)
         self.counters.accepted += 1
         self._dirty.add(runner)
         if not self._flushing:
@@ -183,6 +185,19 @@ class Hosts:
         if deadline_ns / 1e9 < self._timer_at:
             self._arm()
         return counter
+
+    def _admit(self, runner: str, item: InferItem, waiter: Waiter, nbytes: int, idempotent: bool) -> None:
+        gate = self._gates[runner]
+        pending_rows = self._ledger.pending_rows(runner)
+        try:
+            self.counters.probes += gate.check(item, pending_rows, item.arrival_ns / 1e9)
+            self._ledger.submit(runner, item, waiter, nbytes, idempotent)
+        except InfeasibleNow:
+            self.counters.refused += 1
+            raise
+        except QueueFull as error:
+            error.retry_after_s = gate.drain_s(pending_rows)
+            raise
 
     def cancel(self, counter: int) -> None:
         """Nobody waits for `counter` any more."""
@@ -235,11 +250,14 @@ class Hosts:
             pipe = self._connect(host.address, lambda parts: self._message(incarnation, parts))
             self._peers[incarnation] = _Peer(host.runner, pipe, [])
             self._ledger.host_up(host.runner, incarnation)
+            self._gates[host.runner].open(incarnation)
             logger.info("host up", extra={"runner": host.runner, "host": incarnation.hex()})
         elif host.state == State.READY:
             self._ledger.host_up(host.runner, host.incarnation)  # its stall is over
+            self._gates[host.runner].open(host.incarnation)
         elif host.state == State.DRAINING and known:
             self._ledger.host_leaving(host.incarnation)
+            self._gates[host.runner].close(host.incarnation)
 
     def _host_lost(self, lost: LostHost) -> None:
         if lost.incarnation in self._peers:
@@ -252,6 +270,7 @@ class Hosts:
         self._peers[incarnation].pipe.deliver()
         peer = self._peers.pop(incarnation)
         peer.pipe.close()
+        self._gates[peer.runner].close(incarnation)
         for entry, error in self._ledger.host_down(incarnation, started, self._now(), suspects):
             self._fail(entry, error)
 
@@ -264,11 +283,14 @@ class Hosts:
         """The end of a tick: all that may be sent leaves, one message per host where it fits."""
         self._flushing = False
         refused = False
+        now = self._now()
         dirty, self._dirty = self._dirty, set()
         for runner in dirty:
             for incarnation, items in self._ledger.take(runner):
                 for part, message in infer_messages(self._origin, items, self._as_sent):
-                    if not self._peers[incarnation].pipe.send(message):
+                    if self._peers[incarnation].pipe.send(message):
+                        self._gates[runner].note_sent(incarnation, part, now)
+                    else:
                         self._ledger.unsent(incarnation, part)
                         self._dirty.add(runner)
                         refused = True
@@ -302,7 +324,9 @@ class Hosts:
                 self._dirty.add(peer.runner)
                 self._flush_soon()
         elif type(message) is Forecast:
-            peer.forecast = message
+            if is_remote(self._origin):
+                message = forecast_as_received(message, self._now_ns())
+            self._gates[peer.runner].hear(incarnation, message)
 
     def _answers(self, incarnation: bytes, answers: Answers) -> None:
         settle = self._ledger.settle
@@ -327,6 +351,7 @@ class Hosts:
     def _give_back(self, incarnation: bytes, refused: list[tuple[int, int]]) -> None:
         """One worker stops, not the server: what it did not start is for the others or its successor."""
         self._ledger.host_leaving(incarnation)
+        self._gates[self._peers[incarnation].runner].close(incarnation)
         for entry, error in self._ledger.give_back(incarnation, refused, self._now()):
             self._fail(entry, error)
 
@@ -359,13 +384,6 @@ class Hosts:
             if peer is not None:
                 peer.cancels.append(entry.item.counter)
                 self._flush_soon()
-
-    def _retry_after_s(self, runner: str) -> float:
-        """How long the rows that wait take at the rate the hosts say they drain at."""
-        forecasts = [p.forecast for p in self._peers.values() if p.runner == runner and p.forecast is not None]
-        rate = sum(forecast.rows_per_s for forecast in forecasts)
-        rows = sum(forecast.rows_queued for forecast in forecasts) + self._ledger.pending(runner)
-        return min(max(rows / rate, 1.0), RETRY_AFTER_MAX_S) if rate > 0 else 1.0
 
 
 def _error_of(failure: Failure) -> RequestError:

@@ -76,6 +76,7 @@ class _Runner:
     again: OrderedDict[int, Entry] = field(default_factory=OrderedDict)
     pending: OrderedDict[int, Entry] = field(default_factory=OrderedDict)
     pending_bytes: int = 0
+    pending_rows: int = 0
     hosts: list[_Host] = field(default_factory=list)
     turn: int = 0
     failed: str = ""
@@ -119,6 +120,7 @@ class Ledger:
         self._watch(entry)
         state.pending[item.counter] = entry
         state.pending_bytes += nbytes
+        state.pending_rows += item.rows
         return entry
 
     def take(self, runner: str) -> list[tuple[bytes, list[InferItem]]]:
@@ -273,6 +275,10 @@ class Ledger:
         """Requests of `runner` that wait for a place in a window."""
         return len(self._runners[runner].pending) + len(self._runners[runner].again)
 
+    def pending_rows(self, runner: str) -> int:
+        """Their rows."""
+        return self._runners[runner].pending_rows
+
     def _reopen(self, entry: Entry, started: bool, suspects: bool, now: float) -> RequestError | None:
         """Make `entry`, whose host died or leaves, ready for another attempt; or the error that ends it."""
         item = entry.item
@@ -298,6 +304,7 @@ class Ledger:
             entry.host = None
             state.again[entry.item.counter] = entry
             state.pending_bytes += entry.nbytes
+            state.pending_rows += entry.item.rows
         state.again = OrderedDict(sorted(state.again.items()))
 
     def _hand_over(
@@ -310,6 +317,7 @@ class Ledger:
         counter = entry.item.counter
         del waiting[counter]
         state.pending_bytes -= entry.nbytes
+        state.pending_rows -= entry.item.rows
         entry.host = host.incarnation
         host.nbytes += entry.nbytes
         host.owed[counter] = entry
@@ -340,6 +348,7 @@ class Ledger:
             if state.again.pop(counter, None) is None:
                 del state.pending[counter]
             state.pending_bytes -= entry.nbytes
+            state.pending_rows -= entry.item.rows
         return entry
 
     def _watch(self, entry: Entry) -> None:

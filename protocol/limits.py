@@ -73,6 +73,9 @@ RECORD_PENDING_BYTES_MAX = 64 * 1024 * 1024
 
 # Time, seconds unless the name says otherwise.
 LATENCY_BUDGET_MS = 30_000.0
+# From the end of a batch until its API server has the answers, and with the way through a broker.
+REPLY_S = 0.0005
+POOL_REPLY_S = 0.0007
 TIMEOUT_MAX_MS = 600_000.0
 DRAIN_GRACE_S = 30.0
 HEARTBEAT_S = 0.5

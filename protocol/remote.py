@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from paceline.protocol.messages import Infer, InferItem
+from paceline.protocol.messages import Forecast, Infer, InferItem
 
 LOCAL_FIRST: Final = b"\x01"
 REMOTE_FIRST: Final = b"\x02"
@@ -48,3 +48,15 @@ def as_received(message: Infer, now_ns: int, budget_ns_max: int) -> Infer:
         for item in message.items
     ]
     return Infer(message.origin, tuple(items))
+
+
+def forecast_as_received(forecast: Forecast, now_ns: int) -> Forecast:
+    """A host's forecast that came over tcp, its times on this clock, all later by the time that it was on its way: what
+    an answer will need to come back."""
+    shift_ns = now_ns - forecast.at_ns
+    return replace(
+        forecast,
+        at_ns=now_ns,
+        free_at_ns=tuple([time_ns and max(0, time_ns + shift_ns) for time_ns in forecast.free_at_ns]),
+        backlog=tuple([replace(point, deadline_ns=point.deadline_ns + shift_ns) for point in forecast.backlog]),
+    )

@@ -63,6 +63,11 @@ class RunnerSpec:
         """How many dispatchers it has: one in its broker, or one in each worker."""
         return 1 if self.is_central else self.workers
 
+    @property
+    def reply_s(self) -> float:
+        """What its dispatchers allow for the way back, from the end of a batch."""
+        return limits.POOL_REPLY_S if self.is_central else limits.REPLY_S
+
 
 @dataclass(frozen=True, slots=True)
 class HttpSpec:

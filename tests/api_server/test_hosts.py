@@ -20,6 +20,7 @@ from paceline.protocol.errors import (
 from paceline.protocol.hosts import Hosts
 from paceline.protocol.measure import Measure
 from paceline.protocol.messages import Failure, Forecast, Result, encode
+from paceline.protocol.spec import RunnerSpec
 from paceline.protocol.tensor import Tensor
 from tests.api_server.world import (
     HOST,
@@ -62,12 +63,14 @@ class Waiting:
 
 
 class World:
-    def __init__(self, **http: Any) -> None:
+    def __init__(self, *runners: RunnerSpec, origin: bytes = ORIGIN, **http: Any) -> None:
         self.loop = VirtualLoop()
         self.fake = FakeHosts(reply=None)
-        self.hosts = Hosts(serve(**http), ORIGIN, cast(Any, self.loop), self.fake, self.loop.clock)
+        self.hosts = Hosts(serve(*runners, **http), origin, cast(Any, self.loop), self.fake, self.loop.clock)
 
-    def submit(self, budget_s: float = 10.0, nbytes: int = 4, data: bytes = b"\0\0\0\0") -> tuple[int, Waiting]:
+    def submit(
+        self, budget_s: float = 10.0, nbytes: int = 4, data: bytes = b"\0\0\0\0", rows: int = 1
+    ) -> tuple[int, Waiting]:
         waiting = Waiting(self)
         tensor = Tensor(dtypes.F32, (1, len(data) // 4), data)
         counter = self.hosts.submit(
@@ -75,7 +78,7 @@ class World:
             OPEN,
             (tensor,),
             {},
-            measured=Measure(b"k", 1),
+            measured=Measure(b"k", rows),
             nbytes=nbytes,
             budget_s=budget_s,
             priority=0,

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 
 from paceline.client import AsyncClient, Client, Prediction, ServerUnreachable, native_link
+from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import (
     DeadlineExceeded,
     Draining,
+    InfeasibleNow,
     InvalidInput,
     InvalidParameter,
     ModelNotFound,
@@ -31,7 +34,8 @@ from paceline.protocol.errors import (
     VersionNotFound,
     WorkerLost,
 )
-from paceline.protocol.messages import InferItem, Result
+from paceline.protocol.forecast import Forecast, KeyTable
+from paceline.protocol.messages import InferItem, Result, encode
 from tests.paceline.async_face import OneByOne
 from tests.paceline.fake_native import FakeNative, Reply, echo, failure, result, serve_spec
 
@@ -192,6 +196,34 @@ def test_refusals_are_retried_as_often_as_asked(kind: type[Client], server: Fake
     with kind(server.url, retries=2) as client:
         client.predict("echo", ROWS)
     assert len(server.hosts[0].requests) == 3
+
+
+def test_a_request_that_would_be_late_is_refused_at_once_by_the_hosts_forecast(
+    kind: type[Client], server: FakeNative
+) -> None:
+    def busy_for_a_minute(item: InferItem) -> Reply:
+        host, now_ns = server.hosts[0], SystemClock.now_ns()
+        table = KeyTable(item.method, item.key, 0, True, 64, (1,), (0.1,))
+        told = Forecast(now_ns, 0, 10.0, (now_ns + 60 * 10**9,), (table,))
+        host.socket.send(host.origins[-1], encode(told))
+        return echo(item)
+
+    server.script = busy_for_a_minute
+    with kind(server.url) as client:
+        client.predict("echo", ROWS)
+        with pytest.raises(InfeasibleNow, match="after its deadline") as refused:
+            client.predict("echo", ROWS, timeout_s=20.0)
+        assert refused.value.retry_after_s == 30.0
+    assert len(server.hosts[0].requests) == 1
+
+
+def test_a_budget_below_a_given_table_is_refused_with_one_that_works(kind: type[Client], tmp_path: Path) -> None:
+    spec = serve_spec(tmp_path)
+    runner = replace(spec.runners[0], latency_table=((1, 50.0),))
+    with FakeNative(tmp_path, spec=replace(spec, runners=(runner,))) as server, kind(server.url) as client:
+        with pytest.raises(InvalidParameter, match="take 100 ms alone, by its latency table; allow 101 ms or more"):
+            client.predict("echo", ROWS, timeout_s=0.02)
+        client.predict("echo", ROWS)
 
 
 def test_a_result_that_is_not_one_is_a_protocol_error(kind: type[Client], server: FakeNative) -> None:

@@ -74,7 +74,7 @@ class World:
                 round(self.now * 1e9),
                 round(deadline_s * 1e9),
                 0,
-                1,
+                1 + self.counter % 3,
                 0,
                 "m",
                 b"",
@@ -227,6 +227,7 @@ class World:
             state = self.ledger._runners[runner]
             waiting = [*state.again.values(), *state.pending.values()]
             assert state.pending_bytes == sum(entry.nbytes for entry in waiting)
+            assert state.pending_rows == sum(entry.item.rows for entry in waiting)
             assert not any(entry.closed for entry in waiting)
             for entry in state.again.values():
                 assert entry.item.starts < self.bounds.starts_max

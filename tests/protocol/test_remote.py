@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from paceline.protocol import messages
 from paceline.protocol.channel import fresh_incarnation
+from paceline.protocol.forecast import BacklogPoint, Forecast
 from paceline.protocol.messages import Infer
-from paceline.protocol.remote import as_received, as_sent, is_remote
+from paceline.protocol.remote import as_received, as_sent, forecast_as_received, is_remote
 from paceline.protocol.tcp import split_tcp, tcp_address
 from tests.protocol.corpus import DATA, REMOTE_ORIGIN, item
 
@@ -81,3 +82,9 @@ def test_all_else_travels_as_it_is() -> None:
     assert [(each.counter, each.call(), each.key) for each in got.items] == [
         (each.counter, each.call(), each.key) for each in message.items
     ]
+
+
+def test_a_forecast_has_its_times_on_the_readers_clock_and_idle_stays_idle() -> None:
+    told = Forecast(1000, 5, 20.0, (1400, 0), (), (BacklogPoint(0, 900, 2), BacklogPoint(1, 2000, 5)))
+    read = forecast_as_received(told, 50)
+    assert read == Forecast(50, 5, 20.0, (450, 0), (), (BacklogPoint(0, -50, 2), BacklogPoint(1, 1050, 5)))
