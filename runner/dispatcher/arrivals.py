@@ -67,12 +67,13 @@ class Arrivals:
         if abs(factor - 1.0) < RESIZE:
             return
         self.window_s = window_s
-        if isfinite(self._begin):
-            self._begin = now - (now - self._begin) * factor
-            self._ends = self._begin + window_s
-        self._count *= factor
         self._past = [rows * factor for rows in self._past]
         self._past_rows *= factor
+        passed_s = now - self._begin
+        if window_s < passed_s < inf:
+            self._count *= window_s / passed_s
+            self._begin = now - window_s
+        self._ends = self._begin + window_s
 
     def _turn(self, now: float) -> None:
         """The present window has ended, perhaps long ago."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from paceline.runner.dispatcher.arrivals import Arrivals
-from paceline.runner.dispatcher.pace import Pace
+from paceline.runner.dispatcher.pace import Hold, Pace, PaceCase
 from paceline.runner.dispatcher.queue import KeyQueue, Waiting
 
 Urgency = tuple[int, float, float]
@@ -21,8 +21,8 @@ class KeyState:
     arrivals: Arrivals = field(default_factory=Arrivals)
     urgency: Urgency | None = None  # among the keys; None = to be computed, the queue has changed
     urgency_of: tuple[str, int] = ("", 0)  # the worker profile and the version of the tables that it holds for
-    paces: dict[tuple[str, int, float], Pace] = field(default_factory=dict)  # by profile, cap and budget
-    paces_of: tuple[int, int] = (-1, -1)  # the versions of tables and fleet that they hold for
+    paces: dict[PaceCase, Pace] = field(default_factory=dict)
+    hold: Hold | None = None  # the last one; None = to be looked up
 
 
 class Backlog:
@@ -89,6 +89,7 @@ class Backlog:
             self._caps[key] = (max(1, rows), until)
         if key in self.waiting:
             self.waiting[key].urgency = None
+            self.waiting[key].hold = None
 
     def cap(self, key: Hashable, rows_max: int, now: float) -> int:
         """The most rows of a batch of this key now."""

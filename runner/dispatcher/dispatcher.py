@@ -60,6 +60,9 @@ class Dispatcher:
         self._now = -inf
         self._wake_at = inf  # the newest WakeAt; never later than the earliest deadline in the queue
         self._wake_wanted = inf  # no later than the deadline of anybody who was queued since then
+        self._held_from: Worker | None = None  # all that waits, but for `fresh`, is held back from this worker
+        self._held_at = 0  # `Fleet.changes` at that time
+        self._fresh: list[KeyState] = []  # keys with arrivals since then
         self._hold_until = inf  # when the first of the queues that are held back is due
         self._prefetch_at = inf  # when the first of the busy workers takes a batch in advance
         self._retry_after_s: float | None = None
@@ -116,6 +119,7 @@ class Dispatcher:
                 for batch, may_have_started in self._fleet.lose(event.worker_id, event.started):
                     self._take_back(batch, may_have_started, now)
             case CapChanged():
+                self._held_from = None
                 self._backlog.lower_cap(event.key, event.rows, event.until, now)
             case Measured():
                 if event.rows >= 1 and 0 < event.duration < inf:
@@ -138,7 +142,10 @@ class Dispatcher:
             return
         arrived_at = now if request.arrived_at is None else request.arrived_at
         waiting = Waiting(request.priority, deadline, arrived_at, next(self._numbers), request, request.starts)
-        self._enqueue(waiting).arrivals.add(rows, deadline - arrived_at, now)
+        state = self._enqueue(waiting)
+        state.arrivals.add(rows, deadline - arrived_at, now)
+        if self._held_from is not None and (not self._fresh or self._fresh[-1] is not state):
+            self._fresh.append(state)
 
     def _refusal(self, request: Arrived, now: float) -> RejectReason | None:
         if request.deadline <= now:
@@ -213,6 +220,10 @@ class Dispatcher:
 
     def _decide(self, now: float) -> None:
         backlog, fleet = self._backlog, self._fleet
+        if self._held_from is not None and self._holds_on(self._held_from, now):
+            return
+        self._fresh.clear()
+        self._held_from = None
         self._hold_until = self._prefetch_at = inf
         while backlog.rows:
             worker = fleet.next_free(now)
@@ -222,9 +233,22 @@ class Dispatcher:
             if not self._serve(worker, now):
                 return
 
+    def _holds_on(self, worker: Worker, now: float) -> bool:
+        """Whether all that waits is still held back: what came since then is looked at, and nothing else."""
+        if now >= self._hold_until or self._held_at != self._fleet.changes:
+            return False
+        start = _start(worker, now)
+        for state in self._fresh:
+            until = self._planner.hold_until(state, worker, start, now) if state.queue else inf
+            if until <= start:
+                return False
+            self._hold_until = min(self._hold_until, until)
+        self._fresh.clear()
+        return True
+
     def _serve(self, worker: Worker, now: float) -> bool:
         """False: all that waits is held back from this worker."""
-        start = max(now, worker.free_at) if worker.batches else now
+        start = _start(worker, now)
         plan = self._planner.plan(worker, start, now)
         for waiting in plan.hopeless:
             del self._live[waiting.request.request_id]
@@ -234,8 +258,10 @@ class Dispatcher:
             )
         if plan.members:
             self._bind(worker, plan.members, start, now)
+            return True
         self._hold_until = plan.held_until
-        return bool(plan.members)
+        self._held_from, self._held_at = (worker if plan.held_until < inf else None), self._fleet.changes
+        return False
 
     def _bind(self, worker: Worker, members: list[Waiting], start: float, now: float) -> None:
         first = members[0].request
@@ -281,3 +307,8 @@ class Dispatcher:
             rate = drain_rate(self._backlog, self._fleet, self._tables, self._config)
             self._retry_after_s = self._backlog.rows / rate if rate > 0 else None
         return self._retry_after_s
+
+
+def _start(worker: Worker, now: float) -> float:
+    """When a batch bound to it now begins."""
+    return max(now, worker.free_at) if worker.batches else now

@@ -42,9 +42,10 @@ class Fleet:
         self.profiles: Counter[str] = Counter()
         self.crew: Counter[str] = Counter()  # the profiles of those that take batches: no draining worker
         self.version = 0  # changes whenever the crew does
+        self.changes = 0  # counts whatever happens to a worker
         self._size = 0  # of the crew
         self._next: Worker | None = None
-        self._next_is_known = False
+        self._next_at = -1  # the value of `changes` that `_next` was found at
         self._prefetch_s = prefetch_s
         self._workers: dict[Hashable, Worker] = {}
 
@@ -104,9 +105,9 @@ class Fleet:
 
     def _soonest(self) -> Worker | None:
         """The first that is idle, else with prefetch the one whose only batch is predicted to end first."""
-        if not self._next_is_known:
+        if self._next_at != self.changes:
             self._next = self._find_soonest()
-            self._next_is_known = True
+            self._next_at = self.changes
         return self._next
 
     def _find_soonest(self) -> Worker | None:
@@ -126,7 +127,7 @@ class Fleet:
     def bind(self, worker: Worker, batch: Batch, start: float) -> None:
         if not worker.batches:
             self.idle -= 1
-        self._next_is_known = False
+        self.changes += 1
         worker.batches.append(batch)
         worker.free_at = inf if batch.predicted_s is None else start + batch.predicted_s
 
@@ -136,7 +137,7 @@ class Fleet:
         batch = next((b for b in worker.batches if b.batch_id == batch_id), None) if worker else None
         if worker is None or batch is None:
             return None
-        self._next_is_known = False
+        self.changes += 1
         worker.batches.remove(batch)
         worker.free_at = now + sum(inf if b.predicted_s is None else b.predicted_s for b in worker.batches)
         if not worker.batches:
@@ -153,7 +154,7 @@ class Fleet:
             del self.crew[profile]
         self._size += count
         self.version += 1
-        self._next_is_known = False
+        self.changes += 1
 
     def _forget(self, worker: Worker) -> None:
         del self._workers[worker.worker_id]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from paceline.runner.dispatcher.curve import Curve
 
-DISPATCHES_MAX = 10  # one for each worker and two more, but not more than this
+DISPATCHES = 3  # of one worker
+DISPATCHES_POOL = 4  # of several: in simulation six or ten saw no better
 
 
 class Yield(NamedTuple):
@@ -45,7 +46,7 @@ class LookAhead:
         self._rate = rate
         self._budget_s = budget_s
         self._others = others
-        self._dispatches = min(len(others) + 3, DISPATCHES_MAX)
+        self._dispatches = DISPATCHES_POOL if others else DISPATCHES
 
     def roll(self, skip: int, rows: int, full_fit: bool) -> Yield:
         """Serve `rows` behind the first `skip`, then go on by one of two rules: full fit drops heads until all that

@@ -12,6 +12,7 @@ from paceline.runner.dispatcher.curve import INSTANT_S, Curve
 
 FINE_SIZES = 64
 Crew = Sequence[tuple[Curve, int]]  # how many workers have this curve
+PaceCase = tuple[str, int, float, int, int]  # profile, cap, budget, versions of the tables and of the fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,24 @@ class Pace:
     """
 
     window_s: float
-    patience_s: float  # from arrival; a later deadline, or none, is no reason to be held for longer
+    patience_s: float  # from arrival: with no deadline, or a later one, a head is as good as due then
     sizes: Sequence[int]
     supply: Sequence[float]
 
     def level(self, need: float) -> int:
         """The queued rows at which a batch goes: control limit or stagger target, whichever is less."""
         return self.sizes[min(bisect_left(self.supply, need), len(self.sizes) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a queue is held back by: it goes with `level` rows, or when the curve says that the head is due. Looked up
+    anew when something happens to a worker (`changes`, the fleet's count of that) and when the level is reached."""
+
+    curve: Curve
+    patience_s: float
+    level: int
+    changes: int
 
 
 def stagger_target(own: Curve, crew: Crew, budget_s: float, rows_max: int) -> int:

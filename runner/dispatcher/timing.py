@@ -14,7 +14,8 @@ in step and a request may wait for a whole batch before its own. Evenly spaced, 
 - Who has just missed a batch waits for the next and then for his own: L[b]/N + L[b] <= S. The largest b for which
   this holds, T, the stagger target, is enough even where the load asks for more.
 - A head that could not be served with one row more, at d - L[q+1] - o, waits no longer: the latest moment of deferred
-  batch scheduling (Chen et al., Symphony, 2023), here the bound of a hold, not its aim.
+  batch scheduling (Chen et al., Symphony, 2023), here the bound of a hold, not its aim. Where there is no deadline, or
+  a far one, the bound is two of the longest batches: longer never paid in simulation.
 
 So hold while q < min(M, T), up to that moment, as long as another worker computes: when none does there is nobody to
 keep in step with, and a request that comes alone after load has stopped must not pay for it. Workers of several kinds
@@ -27,10 +28,13 @@ from paceline.runner.dispatcher.backlog import KeyState
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
 from paceline.runner.dispatcher.fleet import Fleet, Worker
-from paceline.runner.dispatcher.pace import Pace, sizes_to, stagger_target, supply
+from paceline.runner.dispatcher.pace import Hold, Pace, sizes_to, stagger_target, supply
 from paceline.runner.dispatcher.table_book import Table, TableBook
 
-WINDOW_BATCHES = 10  # what lies further back, or ahead, than so many of the longest batches does not matter
+WINDOW_BATCHES = 10  # arrivals are counted over, and a budget counts as, at most so many of the longest batches
+PATIENCE_BATCHES = (
+    2  # a head without deadline, or with a later one, is as good as due so many of them after its arrival
+)
 HEADROOM = 0.1
 WINDOW_S_MIN = 1e-6
 PACES_MAX = 16  # kept per key: as many as a mix of budgets may need at once
@@ -47,37 +51,39 @@ class Timing:
 
     def hold_until(self, state: KeyState, worker: Worker, cap: int, start: float, now: float) -> float:
         """Until when the queue is held back from this worker, for a batch that could begin at `start`; a time up to
-        `start` means: dispatch. Only a dispatch, an arrival or a change among the workers moves it."""
-        queue = state.queue
-        head = queue.head
-        table = self._tables.table(worker.profile, state.key)
-        curve = table.curve
-        if not self._fleet.in_step or curve is None or not table.grounded or head.runs_alone:
+        `start` means: dispatch."""
+        queue, hold = state.queue, state.hold
+        if hold is None or hold.changes != self._fleet.changes or queue.rows >= hold.level:
+            hold = state.hold = self._hold(state, worker, cap, now)
+        head, rows = queue.head, queue.rows
+        if hold is None or rows >= hold.level or head.runs_alone:
             return -inf
-        pace = self.pace(state, worker.profile, table, cap, now)
         due = queue.earliest_deadline() if len(queue.lanes) > 1 else head.deadline
-        due = min(due, head.arrived_at + pace.patience_s)
-        rows = queue.rows
-        until = due - self._config.reply_s - curve.seconds(rows + 1) - ROUNDING_S
-        if until <= start or rows >= pace.sizes[-1]:
-            return -inf
-        return until if rows < pace.level(need(state.arrivals.demand(now), pace.window_s)) else -inf
+        due = min(due, head.arrived_at + hold.patience_s)
+        until = due - self._config.reply_s - hold.curve.seconds(rows + 1) - ROUNDING_S
+        return until if until > start else -inf
 
-    def pace(self, state: KeyState, profile: str, table: Table, cap: int, now: float) -> Pace:
+    def _hold(self, state: KeyState, worker: Worker, cap: int, now: float) -> Hold | None:
+        """None: too little is known."""
+        table = self._tables.table(worker.profile, state.key)
+        if table.curve is None or not table.grounded:
+            return None
+        pace = self._pace(state, worker.profile, table, cap, now)
+        level = pace.level(need(state.arrivals.demand(now), pace.window_s))
+        return Hold(table.curve, pace.patience_s, level, self._fleet.changes)
+
+    def _pace(self, state: KeyState, profile: str, table: Table, cap: int, now: float) -> Pace:
         """Sets the window in which arrivals are counted, too."""
-        versions = (self._tables.version, self._fleet.version)
-        if state.paces_of != versions:
-            state.paces.clear()
-            state.paces_of = versions
         budget_s = self._config.budget_s
         if budget_s is None:
             budget_s = state.arrivals.budget_s()
         limit = int(min(cap, table.rows_allowed))
-        pace = state.paces.get((profile, limit, budget_s))
+        case = (profile, limit, budget_s, self._tables.version, self._fleet.version)
+        pace = state.paces.get(case)
         if pace is None:
             if len(state.paces) >= PACES_MAX:
                 state.paces.clear()
-            pace = state.paces[profile, limit, budget_s] = self._derive(state, profile, limit, budget_s)
+            pace = state.paces[case] = self._derive(state, profile, limit, budget_s)
         if state.arrivals.window_s != pace.window_s:
             state.arrivals.resize(pace.window_s, now)
         return pace
@@ -87,12 +93,12 @@ class Timing:
         own = self._curve(profile, state)
         assert own is not None
         config = self._config
-        patience_s = WINDOW_BATCHES * own.seconds(config.max_batch_size)
-        budget_s = min(budget_s, patience_s)
+        longest_s = own.seconds(config.max_batch_size)
+        budget_s = min(budget_s, WINDOW_BATCHES * longest_s)
         crew = [(curve, count) for curve, count in curves if curve is not None]
         target = stagger_target(own, crew, budget_s - config.reply_s, own.best_rows(limit))
         sizes = sizes_to(target, [*(rows for rows, _ in own.points), *config.buckets])
-        return Pace(max(budget_s, WINDOW_S_MIN), patience_s, sizes, supply(crew, sizes))
+        return Pace(max(budget_s, WINDOW_S_MIN), PATIENCE_BATCHES * longest_s, sizes, supply(crew, sizes))
 
     def _curve(self, profile: str, state: KeyState) -> Curve | None:
         table = self._tables.peek(profile, state.key)
