@@ -11,6 +11,8 @@ HEAD_BYTES_MAX = 4 * 1024 * 1024
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 MESSAGE_FRAMES_MAX = 4096
 MESSAGE_BYTES_MAX = 512 * 1024 * 1024
+# Frames of one request or result: it fits a message of its own with that one's head, and the message a Done.
+ITEM_BYTES_MAX = MESSAGE_BYTES_MAX - 2 * HEAD_BYTES_MAX
 TREE_DEPTH_MAX = 8
 TREE_LEAVES_MAX = 1024
 TENSOR_RANK_MAX = 16

@@ -20,9 +20,9 @@ from paceline.protocol.errors import ProtocolError
 from paceline.protocol.limits import (
     FRAME_BYTES_MAX,
     INLINE_BYTES_MAX,
+    ITEM_BYTES_MAX,
     ITEM_HEAD_BYTES_MAX,
     ITEM_INLINE_BYTES_MAX,
-    MESSAGE_BYTES_MAX,
     TENSOR_RANK_MAX,
     TREE_DEPTH_MAX,
     TREE_LEAVES_MAX,
@@ -209,10 +209,10 @@ class _Packer:
         """The index of `data` as a frame."""
         size = data.nbytes if isinstance(data, memoryview) else len(data)
         self._frame_bytes += size
-        if size > FRAME_BYTES_MAX or self._frame_bytes > MESSAGE_BYTES_MAX:
+        if size > FRAME_BYTES_MAX or self._frame_bytes > ITEM_BYTES_MAX:
             raise ValueError(
                 f"values of {self._frame_bytes} bytes cannot travel; expected at most {FRAME_BYTES_MAX} bytes each "
-                f"and {MESSAGE_BYTES_MAX} in all: send fewer rows at a time"
+                f"and {ITEM_BYTES_MAX} in all: send fewer rows at a time"
             )
         self._frames.append(data)
         return len(self._frames) - 1

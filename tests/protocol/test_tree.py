@@ -142,7 +142,7 @@ def test_value_without_a_form_is_refused_before_it_is_sent(tree: Any, error: typ
 
 def test_frame_over_the_limit_is_refused_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paceline.protocol.tree.FRAME_BYTES_MAX", 5000)
-    monkeypatch.setattr("paceline.protocol.tree.MESSAGE_BYTES_MAX", 10_000)
+    monkeypatch.setattr("paceline.protocol.tree.ITEM_BYTES_MAX", 10_000)
     pack_tree([ramp(dtypes.U8, 5000), ramp(dtypes.U8, 5000)], [])
     with pytest.raises(ValueError, match="send fewer rows"):
         pack_tree(ramp(dtypes.U8, 5001), [])
