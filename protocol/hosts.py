@@ -105,7 +105,8 @@ class Hosts:
         self._now = clock.now
         self._runners = tuple(runner.name for runner in serve.runners)
         bounds = LedgerLimits(window_requests=http.window_requests, pending_requests=http.pending_requests)
-        self._ledger = Ledger(self._runners, bounds)
+        behind_host = {runner.name: runner.workers if runner.is_central else 1 for runner in serve.runners}
+        self._ledger = Ledger(behind_host, bounds)
         self._gates = {runner.name: Gate(runner) for runner in serve.runners}
         self._peers: dict[bytes, _Peer] = {}
         self._dirty: set[str] = set()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from paceline.protocol import limits
@@ -31,7 +31,8 @@ _BUCKET_NS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class LedgerLimits:
-    """Bounds: per host what may be unanswered, per runner what may wait for a place, in requests and bytes."""
+    """Bounds: per host what may be unanswered (requests for each of its workers), per runner what may wait for a place,
+    in requests and bytes."""
 
     window_requests: int = limits.WINDOW_REQUESTS
     window_bytes: int = limits.WINDOW_BYTES
@@ -70,9 +71,11 @@ class _Host:
 class _Runner:
     """What waits for a runner: `again` (resends) goes before `pending`; both by counter, in order of arrival.
 
-    OrderedDict, because the first of a dict is found by scanning past all that were deleted before it.
+    OrderedDict, because the first of a dict is found by scanning past all that were deleted before it. `workers`: how
+    many there are behind one host.
     """
 
+    workers: int = 1
     again: OrderedDict[int, Entry] = field(default_factory=OrderedDict)
     pending: OrderedDict[int, Entry] = field(default_factory=OrderedDict)
     pending_bytes: int = 0
@@ -85,9 +88,10 @@ class _Runner:
 class Ledger:
     """See the module. All times are float seconds of one monotonic clock, passed in as `now`."""
 
-    def __init__(self, runners: Iterable[str], bounds: LedgerLimits | None = None) -> None:
+    def __init__(self, runners: Mapping[str, int], bounds: LedgerLimits | None = None) -> None:
+        """`runners`: by name, how many workers there are behind one host: all for a broker, else one."""
         self._bounds = bounds or LedgerLimits()
-        self._runners = {name: _Runner() for name in runners}
+        self._runners = {name: _Runner(workers) for name, workers in runners.items()}
         self._hosts: dict[bytes, _Host] = {}
         self._open: dict[int, Entry] = {}
         self._buckets: dict[int, dict[int, Entry]] = {}
@@ -333,7 +337,7 @@ class Ledger:
             fits = host.nbytes + entry.nbytes <= bounds.window_bytes or not host.owed
             if entry.item.suspect and host.suspect in host.owed:
                 continue
-            if fits and len(host.owed) < bounds.window_requests:
+            if fits and len(host.owed) < bounds.window_requests * state.workers:
                 state.turn = (state.turn + step + 1) % len(state.hosts)
                 return host
         return None

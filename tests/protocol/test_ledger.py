@@ -17,7 +17,7 @@ def item(counter: int, deadline_s: float = NOW + 10) -> InferItem:
 
 
 def ledger(*hosts: bytes, **bounds: int) -> Ledger:
-    made = Ledger(["net", "other"], LedgerLimits(**bounds))
+    made = Ledger({"net": 1, "other": 1}, LedgerLimits(**bounds))
     for host in hosts:
         made.host_up("net", host)
     return made
@@ -74,6 +74,13 @@ def test_hosts_take_turns() -> None:
     made = ledger(A, B)
     submit(made, 1, 2, 3, 4)
     assert taken(made) == [(A, [1, 3]), (B, [2, 4])]
+
+
+def test_window_of_a_host_with_several_workers_holds_as_many_for_each() -> None:
+    made = Ledger({"net": 3}, LedgerLimits(window_requests=2))
+    made.host_up("net", A)
+    submit(made, *range(1, 10))
+    assert taken(made) == [(A, [1, 2, 3, 4, 5, 6])]
 
 
 @pytest.mark.parametrize("window_requests", [1, 2, 3])

@@ -32,7 +32,7 @@ class World:
             pending_bytes=random.choice([200, 10_000]),
             starts_max=random.choice([1, 2, 3]),
         )
-        self.ledger = Ledger(["net", "add"], self.bounds)
+        self.ledger = Ledger({"net": 1, "add": 1}, self.bounds)
         self.now = 1000.0
         self.counter = 0
         self.hosts: dict[bytes, str] = {}
@@ -279,7 +279,7 @@ def test_world_keeps_the_contract(first: int) -> None:
 
 
 def test_nothing_grows_over_many_requests() -> None:
-    ledger = Ledger(["net"])
+    ledger = Ledger({"net": 1})
     ledger.host_up("net", b"h" * 16)
     for counter in range(20_000):
         now_ns = counter * 100_000
