@@ -31,6 +31,7 @@ from tests.api_server.world import (
     FakePipe,
     VirtualLoop,
     echo,
+    runner,
     serve,
     topology,
     up,
@@ -386,6 +387,16 @@ def test_the_window_bounds_what_is_sent_and_an_answer_makes_room() -> None:
     pipe.answer([echo(pipe.items[0])])
     world.loop.tick()
     assert [item.counter for item in pipe.items] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("dispatch", "sent"), [("central", 6), ("worker", 2)])
+def test_the_window_of_a_broker_is_that_of_its_workers(dispatch: str, sent: int) -> None:
+    world = World(runner(workers=3, dispatch=dispatch), window_requests=2)
+    pipe = world.up()
+    for _ in range(9):
+        world.submit()
+    world.loop.tick()
+    assert len(pipe.items) == sent
 
 
 def test_a_full_queue_says_when_to_come_back_by_the_hosts_own_rate() -> None:
