@@ -22,8 +22,9 @@ from paceline.protocol.limits import (
 
 @dataclass(frozen=True, slots=True)
 class KeyTable:
-    """How long a batch of requests with this method, key and length takes: `seconds[i]` for `sizes[i]` rows, rising;
-    straight lines between, flat below, the last slope beyond. `known`: given, not learned. `rows_max`: of one batch."""
+    """How long a batch of requests with this method, key and length (0 = any) takes: `seconds[i]` for `sizes[i]` rows,
+    rising; straight lines between, flat below, the last slope beyond. `known`: given, not learned. `rows_max`: of one
+    batch."""
 
     method: str
     key: bytes

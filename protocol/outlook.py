@@ -180,7 +180,7 @@ class Outlook:
         lead = self._paces[_name(forecast.tables[0])]
         batches = forecast.rows_queued // lead.full_rows + 2
         rows_sent = sum([sent.rows for sent in self._sent])
-        self._calm_s = max(free_at) + batches * lead.full_s + rows_sent * self._lone_s_max + self._reply_s
+        self._calm_s = min(free_at) + batches * lead.full_s + rows_sent * self._lone_s_max + self._reply_s
 
     def refuses(self, now: float) -> bool:
         """Whether its word may keep anybody away now."""
@@ -223,7 +223,11 @@ class Outlook:
 
     def _pace(self, name: Name) -> Pace | None:
         """Of a key that the Forecast does not name, that of its method, if there is only one."""
-        return self._paces.get(name) or self._methods.get(name[0])
+        method, key, length = name
+        found = self._paces.get(name)
+        if found is None and length:
+            found = self._paces.get((method, key, 0))
+        return found or self._methods.get(method)
 
     def _read_tables(self, tables: tuple[KeyTable, ...]) -> None:
         known, self._paces, self._methods = self._paces, {}, {}

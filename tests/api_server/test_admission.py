@@ -114,6 +114,17 @@ def test_it_is_enough_if_one_host_can() -> None:
     assert lateness(world, 0.5) == pytest.approx(0.3 + 0.2 + 0.1 + REPLY_S - 0.5)
 
 
+def test_what_waits_in_this_process_is_for_all_hosts_together() -> None:
+    world = World(runner(workers=2, dispatch="worker"))
+    world.up(1, HOST, OTHER_HOST)
+    for pipe in world.fake.pipes:
+        tell(world, pipe)
+    for _ in range(7):
+        world.submit(5.0)
+    world.submit(0.41)  # behind three at each
+    assert lateness(world, 0.41) == pytest.approx(0.3 + 0.2 + 0.1 + REPLY_S - 0.41)
+
+
 def test_a_host_that_said_nothing_refuses_nobody() -> None:
     world = World(runner(workers=2, dispatch="worker"))
     world.up(1, HOST, OTHER_HOST)

@@ -137,7 +137,10 @@ def test_a_worker_that_stood_idle_starts_with_what_comes() -> None:
 
 
 def test_many_rows_take_their_slices() -> None:
-    assert late(outlook(forecast((100.3,))), 100.6, rows=8) == pytest.approx(0.1)  # 100.3 + 2 * 0.2
+    found = outlook(forecast((100.3,)))
+    assert late(found, 100.6, rows=8) == pytest.approx(0.1)  # 100.3 + 2 * 0.2
+    assert late(found, 101.0, rows=40) == pytest.approx(1.3)  # 100.3 + 10 * 0.2
+    assert late(found, 102.31, rows=40) == 0.0
 
 
 def test_the_next_forecast_counts_what_was_sent_before_it() -> None:
@@ -182,7 +185,19 @@ def test_a_key_without_a_table_borrows_that_of_its_method_if_there_is_one() -> N
     two = replace(told, tables=(TABLE, replace(TABLE, key=b"l", seconds=(0.15, 0.2))))
     assert late(outlook(two), 100.35, name=("m", b"new", 0)) == 0.0
     assert late(outlook(two), 100.35, name=("m", b"l", 0)) == pytest.approx(0.1)
-    assert late(outlook(two), 100.35, name=("m", b"l", 64)) == 0.0
+    assert late(outlook(two), 100.35, name=("m", b"l", 64)) == pytest.approx(0.1)  # lengths have no tables of their own
+
+
+def test_a_length_with_a_table_of_its_own_has_that() -> None:
+    told = forecast((100.3,), tables=(TABLE, replace(TABLE, length=64, seconds=(0.15, 0.2))))
+    assert late(outlook(told), 100.35, name=("m", b"k", 64)) == pytest.approx(0.1)
+    assert late(outlook(told), 100.35, name=("m", b"k", 128)) == pytest.approx(0.05)
+
+
+def test_a_table_that_changed_is_read_anew() -> None:
+    found = outlook(forecast((100.3,)))
+    found.hear(forecast((100.3,), tables=(replace(TABLE, seconds=(0.15, 0.2)),)))
+    assert late(found, 100.35) == pytest.approx(0.1)
 
 
 def test_a_learned_table_lets_one_request_through_in_the_time_that_it_takes() -> None:
