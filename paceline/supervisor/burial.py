@@ -52,16 +52,15 @@ def begun_in_pool(
 
     `views`: its workers' slots, None where there is none; `dead`: the workers that it lost before, oldest first.
 
-    Not all that they ever begun, since a message holds STARTED_MAX ids: of each ring the newest. What a sender still
+    Not all that they ever began, since a message holds STARTED_MAX ids: of each ring the newest. What a sender still
     waits for is the end of each: a worker has at most two batches that it did not answer to the broker, but what it
     had answered may still have been in the broker's pipe to a slow API server, up to that one's window. So two batches
-    are not enough, and up to 4 workers the whole ring goes in. What a dead worker had begun and the broker had given
-    to others, or was to, is in no living slot: of that, two batches each are enough, since those had no answer at all.
+    are not enough, and with few workers nearly the whole ring goes in. What a dead worker had begun and did not answer,
+    its last two batches, was to be run by others, and is in no living slot.
     """
+    fallen = tuple(chain(*[lost.started[-2 * rows_max :] for lost in reversed(dead)]))[: STARTED_MAX // 4]
     slots = [view for view in views if view is not None]
-    share = STARTED_MAX // max(1, len(slots))
+    share = (STARTED_MAX - len(fallen)) // max(1, len(slots))
     if any(not view.known or len(view.in_hand) > share for view in slots):
         return None
-    living = [view.started[-share:] for view in slots]
-    fallen = [lost.started[-2 * rows_max :] for lost in reversed(dead)]
-    return tuple(dict.fromkeys(chain(*living, *fallen)))[:STARTED_MAX]
+    return tuple(dict.fromkeys(chain(*[view.started[-share:] for view in slots], fallen)))
