@@ -22,6 +22,7 @@ from paceline.runner.dispatcher import (
     DispatcherConfig,
     Event,
     Reject,
+    WorkerDraining,
     WorkerJoined,
     WorkerLost,
 )
@@ -44,6 +45,7 @@ class Scribe:
     def __init__(self) -> None:
         self._requests: dict[Hashable, int] = {}
         self._workers: dict[Hashable, int] = {}
+        self._draining: set[Hashable] = set()
         self._batches: dict[int, _Members] = {}
         self._request_numbers = count()
         self._worker_numbers = count()
@@ -79,27 +81,44 @@ class Scribe:
 
     def _told(self, event: Event, done: list[Hashable], again: set[Hashable]) -> dict[str, object]:
         if isinstance(event, Arrived):
-            request_id = event.request_id
-            if request_id in self._requests:
-                again.add(request_id)
-            else:
-                self._requests[request_id] = next(self._request_numbers)
-        elif isinstance(event, BatchDone):
-            batch = self._batches.get(event.batch_id)
-            if batch is not None and batch.worker_id == event.worker_id:
-                del self._batches[event.batch_id]
-                done += [one for one, number in batch.requests if self._requests.get(one) == number]
+            self._come(event.request_id, again)
         elif isinstance(event, Cancelled):
             done.append(event.request_id)
-        elif isinstance(event, WorkerJoined):
-            if event.worker_id not in self._workers:
-                self._workers[event.worker_id] = next(self._worker_numbers)
+        elif isinstance(event, WorkerJoined) and event.worker_id not in self._workers:
+            self._workers[event.worker_id] = next(self._worker_numbers)
+        plain = self._plain(event)
+        # Who goes has its number until this is written.
+        if isinstance(event, BatchDone):
+            self._finish(event, done)
+        elif isinstance(event, WorkerDraining):
+            self._draining.add(event.worker_id)
+            self._part(event.worker_id)
         elif isinstance(event, WorkerLost):
-            plain = self._plain(event)
-            self._workers.pop(event.worker_id, None)
             self._batches = {n: batch for n, batch in self._batches.items() if batch.worker_id != event.worker_id}
-            return plain
-        return self._plain(event)
+            self._draining.add(event.worker_id)
+            self._part(event.worker_id)
+        return plain
+
+    def _come(self, request_id: Hashable, again: set[Hashable]) -> None:
+        if request_id in self._requests:
+            again.add(request_id)
+        else:
+            self._requests[request_id] = next(self._request_numbers)
+
+    def _finish(self, event: BatchDone, done: list[Hashable]) -> None:
+        batch = self._batches.get(event.batch_id)
+        if batch is None or batch.worker_id != event.worker_id:
+            return
+        del self._batches[event.batch_id]
+        done += [one for one, number in batch.requests if self._requests.get(one) == number]
+        if event.worker_id in self._draining:
+            self._part(event.worker_id)
+
+    def _part(self, worker_id: Hashable) -> None:
+        """Forget a worker that leaves, unless it still holds a batch."""
+        if all(batch.worker_id != worker_id for batch in self._batches.values()):
+            self._workers.pop(worker_id, None)
+            self._draining.discard(worker_id)
 
     def _answered(self, action: Action, done: list[Hashable]) -> dict[str, object]:
         if isinstance(action, Dispatch):

@@ -269,10 +269,12 @@ def test_a_random_world_replays_to_the_same_actions(seed: int) -> None:
     for step in entries[1:]:
         assert isinstance(step, Step)
         assert tuple(replayed.handle_all(step.events, step.now)) == step.actions
-    # Whoever is done is forgotten; only a worker that drained away keeps its number.
+    # Whoever is done is forgotten.
     scribe = world.dispatcher._scribe  # type: ignore[attr-defined]
     assert not scribe._requests
     assert not scribe._batches
+    assert set(scribe._workers) == set(world.workers)
+    assert not scribe._draining
 
 
 def test_a_call_that_raises_is_recorded_and_raises_again() -> None:
