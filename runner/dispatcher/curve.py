@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import inf
 
 TIE = 0.97  # sizes whose rows per second are within 3 % count as equal: the larger goes
@@ -22,9 +23,9 @@ class Curve:
     `noise` is the relative standard error of a point: the best of many noisy sizes is the luckiest, and a smaller batch
     that only seems better would never let the larger ones be measured again.
 
-    `open_ended` = True: the points are what was measured so far. Then the slope is taken over half the range, because
-    the last two sizes alone are mostly noise, and sizes beyond count as no less efficient than the best one measured:
-    a step at the end would otherwise keep larger batches from ever being tried.
+    `open_ended` = True: the points are what was measured so far. Then sizes beyond the last, and in a gap so steep that
+    it must hide a step, are drawn from the shape at half the size: what pads to powers of two has steps at twice the
+    rows again, and a smooth curve stays smooth.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Curve:
         self.points = tuple(_raised(points))
         self._sizes = [rows for rows, _ in self.points]
         self._buckets = buckets
-        self._tail_s = self._slope(self._sizes[-1] // 2 if open_ended else self._sizes[-1])
-        self._row_s_max = min(s / rows for rows, s in self.points) if open_ended else inf
+        self._open_ended = open_ended
+        self._tail_s = self._last_slope()
+        self._row_s_best = min(s / rows for rows, s in self.points)
+        self._edges = [*self._sizes, *buckets, *(self._unseen_edges() if open_ended else ())]
         self._seconds: dict[int, float] = {}
         self._best: dict[int, int] = {}
         self._line = [-inf]  # of no row; the seconds of 1, 2, ... rows, as far as they were asked for
@@ -73,7 +76,7 @@ class Curve:
         if best is None:
             if len(self._best) >= MEMO_MAX:
                 self._best.clear()
-            sizes = {rows_max, *(size for size in (*self._sizes, *self._buckets) if size < rows_max)}
+            sizes = {rows_max, *(size for size in self._edges if size < rows_max)}
             enough = self._enough * max(self.rate(size) for size in sizes)
             best = self._best[rows_max] = max(size for size in sizes if self.rate(size) >= enough)
         return best
@@ -93,24 +96,46 @@ class Curve:
 
     def _interpolate(self, rows: int) -> float:
         at = bisect_left(self._sizes, rows)
-        if at == len(self._sizes):
-            last_rows, last_s = self.points[-1]
-            return max(last_s, min(last_s + self._tail_s * (rows - last_rows), rows * self._row_s_max))
-        right_rows, right_s = self.points[at]
-        if at == 0 or right_rows == rows:
-            return right_s
+        if at == 0:
+            return self.points[0][1]
         left_rows, left_s = self.points[at - 1]
+        if at == len(self._sizes):
+            if self._open_ended:
+                return self._similar(left_rows, left_s, rows)
+            return left_s + self._tail_s * (rows - left_rows)
+        right_rows, right_s = self.points[at]
+        if right_rows == rows:
+            return right_s
+        if self._open_ended and _is_steep(self.points[at - 1], self.points[at]):
+            return min(right_s, self._similar(left_rows, left_s, rows))
         return left_s + (right_s - left_s) * (rows - left_rows) / (right_rows - left_rows)
 
-    def _slope(self, rows_max: int) -> float:
-        """Seconds per row between the last point and the one before it, of `rows_max` rows or fewer if there is one.
-        A single point says nothing of a gain from batching, so none is assumed."""
+    def _similar(self, left_rows: int, left_s: float, rows: int) -> float:
+        """To the left point as half of `rows` is to half of its rows. Where these are not known no gain from batching
+        is assumed: as many rows per second as at the best of the points, so that larger batches are tried at all."""
+        if left_rows // 2 < self._sizes[0]:
+            return max(left_s, rows * self._row_s_best)
+        return max(left_s, self._interpolate(-(-rows // 2)) * left_s / self._interpolate(-(-left_rows // 2)))
+
+    def _unseen_edges(self) -> list[int]:
+        """Where the sizes that nobody measured may be most efficient."""
+        known = set(self._sizes)
+        steep = [(a[0], b[0]) for a, b in pairwise(self.points) if b[0] - a[0] > 1 and _is_steep(a, b)]
+        gaps = [*steep, (self._sizes[-1], inf)]
+        return [2 * size for size in self._sizes if 2 * size not in known and any(a < 2 * size < b for a, b in gaps)]
+
+    def _last_slope(self) -> float:
+        """Seconds per row between the last two points. A single one says nothing of a gain from batching."""
         last_rows, last_s = self.points[-1]
         if len(self.points) == 1:
             return last_s / last_rows
-        before = [point for point in self.points[:-1] if point[0] <= rows_max] or self.points[:1]
-        left_rows, left_s = before[-1]
+        left_rows, left_s = self.points[-2]
         return (last_s - left_s) / (last_rows - left_rows)
+
+
+def _is_steep(left: tuple[int, float], right: tuple[int, float]) -> bool:
+    """Whether a row more costs more than each of those before it: that is a step, which lies somewhere in between."""
+    return (right[1] - left[1]) * left[0] > left[1] * (right[0] - left[0])
 
 
 def _raised(points: Iterable[tuple[int, float]]) -> Iterable[tuple[int, float]]:

@@ -6,14 +6,22 @@ padded shapes make steps. It knows no queue, deadline or worker.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import inf, sqrt
+from collections.abc import Mapping, Sequence
+from math import inf
 
-from paceline.runner.dispatcher.curve import Curve
+from paceline.runner.dispatcher.curve import INSTANT_S, Curve
+from paceline.runner.dispatcher.durations import (
+    SLIGHT,
+    WARM_UP,
+    Cell,
+    Hint,
+    Mark,
+    believable,
+    cell_size,
+    median,
+    monotone,
+)
 
-RING = 16  # durations kept per size
-WARM_UP = 2  # first durations of a size, not learned: allocation, compilation
 STALL = 3.0  # times the median: counted, not learned
 CHANGE_RUN = 8  # so many ratios in a row beyond CHANGE_HIGH or CHANGE_LOW mean that the device has changed
 CHANGE_HIGH = 1.2
@@ -23,13 +31,8 @@ RATIOS_STEP = 16  # the safety factor is computed anew after so many durations
 NOTICEABLE = 0.01  # a median that moves less leaves the curve as it is
 LARGE = 0.1  # one that moves more is drawn at once, one between the two with the next of DRAW_STEP durations
 DRAW_STEP = 16  # drawing costs about as much as deciding: not anew for the noise of each batch
-STALE = 512  # durations of other sizes after which a size's own ones are old: its next one replaces them
-STALE_WEIGHT = 1e-6  # of an old duration against a new one, when neighbouring sizes are made monotone
 STRETCH_STEP = 32  # so many batches smaller than what waited, then one is stretched, to see whether larger pays by now
 STRETCH = 2  # times the size thought best
-MEDIAN_ERROR = 1.253  # standard error of a median in sigma / sqrt(n), of normal samples
-MAD_SIGMA = 1.483  # sigma in median absolute deviations, of normal samples
-FINE_SIZES = 64  # sizes above are learned in 32 steps per doubling, which bounds the cells
 
 
 class LatencyTable:
@@ -92,44 +95,6 @@ class _Ratios:
         return True
 
 
-@dataclass(slots=True)
-class _Cell:
-    """The durations of one size."""
-
-    samples: deque[float] = field(default_factory=lambda: deque(maxlen=RING))
-    median_s: float = 0.0
-    drawn_s: float = 0.0  # the median that the curve was drawn with
-    measured_at: float = 0.0
-    measured_no: int = 0  # durations that the table had learned by then
-    borrowed: bool = False  # from another key of the method; the first own duration replaces it
-
-    def refill(self, samples: Iterable[float]) -> None:
-        self.samples.clear()
-        self.samples.extend(samples)
-        self.borrowed = False
-        self.median_s = _median(self.samples)
-
-    def add(self, seconds: float, now: float, number: int) -> None:
-        if self.borrowed or self.is_stale(number):
-            self.samples.clear()
-            self.borrowed = False
-        self.samples.append(seconds)
-        self.median_s = _median(self.samples)
-        self.measured_at = now
-        self.measured_no = number
-
-    def is_stale(self, number: int) -> bool:
-        return number - self.measured_no > STALE
-
-    def weight(self, number: int) -> float:
-        return len(self.samples) * (STALE_WEIGHT if self.is_stale(number) else 1.0)
-
-    def error(self) -> float:
-        """The relative standard error of the median."""
-        spread_s = _median([abs(seconds - self.median_s) for seconds in self.samples])
-        return MEDIAN_ERROR * MAD_SIGMA * spread_s / (self.median_s * sqrt(len(self.samples)))
-
-
 class LearnedTable:
     """A table that starts from nothing, or from what other keys of the method have shown."""
 
@@ -151,8 +116,9 @@ class LearnedTable:
         self._buckets = buckets
         self._ageing_s = ageing_s
         self._ratios = _Ratios(quantile)
-        self._cells: dict[int, _Cell] = {}
-        self._warm_ups: dict[int, int] = {}
+        self._cells: dict[int, Cell] = {}
+        self._hints: dict[int, Hint] = {}
+        self._ages_at = -inf  # no cell grows old before
         self._learned = 0
         self._held_back = 0  # batches in a row that were smaller than what waited
         self._undrawn = 0  # durations learned since the curve was drawn
@@ -181,35 +147,44 @@ class LearnedTable:
 
     def observe(self, rows: int, seconds: float, now: float) -> None:
         """A batch of `rows` padded rows took `seconds`. Warm-ups and stalls are not learned, lasting changes are."""
+        seconds = max(seconds, INSTANT_S)
         self._rows_tried = max(self._rows_tried, rows)
-        size = _cell_size(rows)
-        warm_ups = self._warm_ups.get(size, 0)
-        if warm_ups < WARM_UP:
-            self._warm_ups[size] = warm_ups + 1
-            return
-        self.grounded = True
+        size = cell_size(rows)
+        hint = self._hints.get(size)
+        if hint is None:
+            hint = self._hints[size] = Hint()
+        if hint.count < WARM_UP:
+            hint.add(seconds, self._learned)
+            if size not in self._cells:
+                self._draw()
+        elif self._is_news(size, seconds, now):
+            self._learn(size, seconds, now)
+
+    def _is_news(self, size: int, seconds: float, now: float) -> bool:
+        """False for a stall, and for the last of the durations that showed a lasting change."""
         cell = self._cells.get(size)
-        if cell is not None and not cell.borrowed and not cell.is_stale(self._learned):
-            cell.measured_at = now
-            if self._has_changed(size, seconds):
-                self._change()
-                return
-            if len(cell.samples) > WARM_UP and seconds > STALL * cell.median_s:
-                self.stalls += 1
-                return
-        self._learn(size, seconds, now)
+        if cell is None or cell.borrowed or cell.is_stale(self._learned):
+            return True
+        cell.measured_at = now
+        if not cell.is_young(self._learned) and self._has_changed(size, seconds):
+            self._change()
+            return False
+        if len(cell.samples) > WARM_UP and seconds > STALL * cell.median_s:
+            self.stalls += 1
+            return False
+        return True
 
     def _learn(self, size: int, seconds: float, now: float) -> None:
         redraw = False
-        if self.rows_measured == 0 and self._cells and self.curve is not None:
+        if self._learned == 0 and self._cells and self.curve is not None:
             self._scale_borrowed(seconds * self._ratios.factor / self.curve.seconds(size))
             redraw = True
         if self.curve is not None:
             redraw |= self._ratios.add(seconds * self._ratios.factor, self.curve.seconds(size))
+        self.grounded = True
         self._learned += 1
-        cell = self._cells.setdefault(size, _Cell())
+        cell = self._cells.setdefault(size, Cell())
         cell.add(seconds, now, self._learned)
-        self.rows_measured = max(self.rows_measured, size)
         redraw |= self._forget_old(now)
         self._undrawn += 1
         noticeable = NOTICEABLE if self._undrawn >= DRAW_STEP else LARGE
@@ -218,7 +193,7 @@ class LearnedTable:
 
     def _borrow(self, pool: "LearnedTable") -> None:
         for size, cell in pool._cells.items():
-            mine = self._cells[size] = _Cell(measured_at=cell.measured_at)
+            mine = self._cells[size] = Cell(measured_at=cell.measured_at)
             mine.refill((cell.median_s,))
             mine.borrowed = True
         self._rows_tried = pool._rows_tried
@@ -246,66 +221,54 @@ class LearnedTable:
 
     def _change(self) -> None:
         """All that is known is scaled by the run's median ratio; sizes measured during the run then take its durations
-        in. Forgetting the old ones instead would leave medians of one sample, which the next noise would overturn."""
-        factor = _median(ratio for _, _, ratio in self._run)
-        for size, cell in self._cells.items():
+        in. Forgetting the old ones instead would leave medians of one sample, which the next noise would overturn.
+        Only what may have been measured on either side of the change is forgotten."""
+        factor = median(ratio for _, _, ratio in self._run)
+        for size, cell in list(self._cells.items()):
+            if cell.is_young(self._learned):
+                del self._cells[size]
+                continue
             borrowed = cell.borrowed
             fresh = [seconds for run_size, seconds, _ in self._run if run_size == size]
             known = [] if len(fresh) >= CHANGE_RUN // 2 else [seconds * factor for seconds in cell.samples]
             cell.refill([*known, *fresh])
             cell.borrowed = borrowed and not fresh
+        for hint in self._hints.values():
+            hint.least_s = inf
         self._run.clear()
         self._draw()
 
     def _forget_old(self, now: float) -> bool:
         """Sizes above the smallest two fresh ones that nobody measured for long: grown into again, as from cold."""
-        limit = now - self._ageing_s
-        if all(cell.measured_at >= limit for cell in self._cells.values()):
+        if now <= self._ages_at:
             return False
+        self._ages_at = min(cell.measured_at for cell in self._cells.values()) + self._ageing_s
+        limit = now - self._ageing_s
         fresh = sorted(size for size, cell in self._cells.items() if cell.measured_at >= limit)
         old = [size for size, cell in self._cells.items() if cell.measured_at < limit]
         old = [size for size in old if len(fresh) > 1 and size > fresh[1]]
         for size in old:
             del self._cells[size]
         if old:
-            self._rows_tried = int(max(self._cells))
-            self.rows_measured = max(size for size, cell in self._cells.items() if not cell.borrowed)
+            self._rows_tried = max(self._cells)
+            self._hints = {size: hint for size, hint in self._hints.items() if size <= self._rows_tried}
         return bool(old)
 
     def _draw(self) -> None:
         self._undrawn = 0
-        cells = sorted(self._cells.items())
-        for _, cell in cells:
+        learned = [Mark(size, cell.median_s, cell.weight(self._learned)) for size, cell in self._cells.items()]
+        for cell in self._cells.values():
             cell.drawn_s = cell.median_s
-        heights = _monotone([(cell.median_s, cell.weight(self._learned)) for _, cell in cells])
+        hints = [
+            Mark(size, hint.least_s, SLIGHT)
+            for size, hint in self._hints.items()
+            if hint.least_s < inf and size not in self._cells and not hint.is_stale(self._learned)
+        ]
         factor = self._ratios.factor
-        points = [(size, height * factor) for (size, _), height in zip(cells, heights, strict=True)]
-        noise = _median([cell.error() for _, cell in cells])
+        points = [(size, seconds * factor) for size, seconds in monotone(believable(learned, hints))]
+        noise = median([cell.error() for cell in self._cells.values()]) if self._cells else 0.0
         self.curve = Curve(points, self._buckets, open_ended=True, noise=noise)
+        self.rows_measured = max((size for size, _ in points if not self._is_borrowed(size)), default=0)
 
-
-def _cell_size(rows: int) -> int:
-    if rows <= FINE_SIZES:
-        return rows
-    step = 1 << ((rows - 1).bit_length() - 6)
-    return -(-rows // step) * step
-
-
-def _monotone(heights: list[tuple[float, float]]) -> list[float]:
-    """Pool adjacent violators: the closest never falling sequence, in weighted least squares."""
-    pools: list[tuple[float, float, int]] = []  # (mean, weight, members)
-    for mean, weight in heights:
-        members = 1
-        while pools and pools[-1][0] > mean:
-            left_mean, left_weight, left_members = pools.pop()
-            mean = (mean * weight + left_mean * left_weight) / (weight + left_weight)
-            weight += left_weight
-            members += left_members
-        pools.append((mean, weight, members))
-    return [mean for mean, _, members in pools for _ in range(members)]
-
-
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    def _is_borrowed(self, size: int) -> bool:
+        return size in self._cells and self._cells[size].borrowed

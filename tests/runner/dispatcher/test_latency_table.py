@@ -7,6 +7,7 @@ import pytest
 from paceline.runner.dispatcher import latency_table
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
+from paceline.runner.dispatcher.durations import STALE
 from paceline.runner.dispatcher.latency_table import DRAW_STEP, STRETCH_STEP, LatencyTable, LearnedTable
 from paceline.runner.dispatcher.table_book import TableBook
 
@@ -44,11 +45,47 @@ def test_the_first_two_durations_of_a_size_are_not_learned() -> None:
     table = LearnedTable()
     table.observe(1, 3.0, 0.0)
     table.observe(1, 1.0, 0.0)
-    assert table.curve is None
+    assert seconds(table, 1) == 1.0, "the shorter, as long as there is nothing better"
     assert not table.grounded
     table.observe(1, 0.010, 0.0)
     assert seconds(table, 1) == 0.010
     assert table.grounded
+
+
+def test_a_first_duration_counts_at_once_if_it_is_good_news() -> None:
+    table = taught(LearnedTable(), {11: 0.013, 12: 0.013})
+    table.observe(8, 0.009, 0.0)
+    assert seconds(table, 8) == 0.009
+    table.observe(8, 0.100, 0.0)
+    assert seconds(table, 8) == 0.009
+    assert table.rows_measured == 12
+
+
+def test_no_size_is_thought_to_take_longer_than_a_larger_one_did() -> None:
+    table = LearnedTable()
+    table.observe(1, 3.0, 0.0)
+    table.observe(4, 0.010, 0.0)
+    assert seconds(table, 1) == 0.010
+    assert table.rows_measured == 4
+
+
+def test_a_first_duration_longer_than_several_smaller_batches_was_a_warm_up() -> None:
+    padded, compiled = (taught(LearnedTable(), {8: 0.009, 16: 0.013}) for _ in range(2))
+    before = seconds(padded, 20)
+    padded.observe(20, 0.025, 0.0)
+    compiled.observe(20, 0.027, 0.0)
+    assert seconds(padded, 20) == 0.025, "two batches of 16 take 0.026: it may well be a step"
+    assert seconds(compiled, 20) == before
+
+
+def test_a_bad_first_duration_is_believed_for_a_while_only() -> None:
+    table = taught(LearnedTable(), {8: 0.009, 16: 0.013})
+    before = seconds(table, 20)
+    table.observe(20, 0.025, 0.0)
+    for turn in range(STALE + DRAW_STEP):
+        assert turn > STALE or seconds(table, 20) == 0.025
+        table.observe(8, 0.009 + 0.0005 * (turn // 16 % 2), 0.0)
+    assert seconds(table, 20) == pytest.approx(before, rel=0.05)
 
 
 def test_no_gain_from_batching_is_assumed_before_it_is_seen() -> None:
@@ -109,6 +146,62 @@ def test_a_lasting_change_moves_every_size() -> None:
     assert [seconds(table, rows) for rows in (1, 8, 16)] == pytest.approx([0.040, 0.080, 0.120])
 
 
+def test_sizes_first_measured_around_a_change_are_not_scaled_by_it() -> None:
+    table = taught(LearnedTable(), {rows: 0.005 + 0.0005 * rows for rows in range(1, 10)}, times=18)
+    for rows in (3, 10, 10, 10, 10, 9, 8, 7, 6, 5, 11, 11, 11, 4, 3, 2, 1):
+        table.observe(rows, 2 * (0.005 + 0.0005 * rows), 0.0)
+    assert [seconds(table, rows) for rows in (1, 9)] == pytest.approx([0.011, 0.019])
+    assert seconds(table, 10) == pytest.approx(0.020, rel=0.06)
+    assert seconds(table, 11) == pytest.approx(0.021, rel=0.06)
+
+
+def test_a_change_makes_first_durations_worthless() -> None:
+    table = taught(LearnedTable(), {1: 0.010, 8: 0.020}, times=18)
+    table.observe(7, 0.018, 0.0)
+    for _ in range(8):
+        table.observe(8, 0.080, 0.0)
+    assert seconds(table, 7) > 0.070
+
+
+@pytest.mark.parametrize("times", [3, 20])
+def test_a_table_inflated_by_a_bad_moment_recovers_by_itself(times: int) -> None:
+    table = taught(LearnedTable(), {1: 0.100, 2: 0.110, 4: 0.130}, times)
+    for turn in range(24):
+        for rows in (1, 2, 4):
+            table.observe(rows, 0.009 + 0.001 * rows, 1.0 + turn)
+    assert [seconds(table, rows) for rows in (1, 2, 4)] == pytest.approx([0.010, 0.011, 0.013])
+
+
+def test_durations_of_zero_do_no_harm() -> None:
+    table = taught(LearnedTable(), {1: 0.0, 2: 0.0, 4: 0.0}, times=20)
+    assert seconds(table, 9) < 1e-6
+
+
+def test_steps_are_expected_again_at_twice_the_rows() -> None:
+    table = taught(LearnedTable(), {1: 0.0055, 2: 0.006, 4: 0.007, 8: 0.009, 9: 0.013, 16: 0.013})
+    assert table.curve is not None
+    assert table.curve.rows_within(0.018, 32) == 16
+    assert seconds(table, 17) == pytest.approx(0.013 * 13 / 9)
+    assert seconds(table, 32) == pytest.approx(0.013 * 13 / 9)
+    assert table.curve.best_rows(31) == 31
+    assert table.curve.best_rows(20) == 16
+
+
+def test_a_smooth_curve_is_expected_to_stay_smooth() -> None:
+    table = taught(LearnedTable(), {rows: 0.005 + 0.0005 * rows for rows in (1, 2, 4, 8, 16)})
+    for rows in range(17, 33):
+        assert seconds(table, rows) == pytest.approx(0.005 + 0.0005 * rows, rel=0.12)
+    assert [seconds(table, rows) for rows in range(1, 100)] == sorted(seconds(table, rows) for rows in range(1, 100))
+
+
+def test_a_step_between_two_sizes_is_looked_for_where_it_was_at_half_the_rows() -> None:
+    table = taught(LearnedTable(), {4: 0.007, 7: 0.009, 8: 0.009, 9: 0.013, 13: 0.013, 19: 0.021})
+    assert table.curve is not None
+    assert [seconds(table, rows) for rows in (14, 16)] == pytest.approx([0.013, 0.013])
+    assert seconds(table, 17) == pytest.approx(0.013 * 13 / 9)
+    assert table.curve.best_rows(18) == 16
+
+
 def test_a_step_at_the_end_does_not_keep_larger_batches_from_being_tried() -> None:
     table = taught(LearnedTable(), {4: 0.0070, 5: 0.0094})
     assert table.curve is not None
@@ -118,6 +211,7 @@ def test_a_step_at_the_end_does_not_keep_larger_batches_from_being_tried() -> No
 def test_a_size_nobody_measured_for_long_is_forgotten_and_grown_into_again() -> None:
     table = taught(LearnedTable(ageing_s=100.0), {1: 0.010, 2: 0.011, 32: 9.0})
     assert table.rows_allowed == 64
+    table.observe(31, 8.0, 0.0)
     table.observe(1, 0.010, 200.0)
     assert table.rows_allowed == 64  # an idle night alone makes nothing old
     table.observe(2, 0.011, 200.0)
