@@ -4,6 +4,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from paceline.protocol.hot_record import hot_record
+
 
 class RejectReason(StrEnum):
     """Why a request is answered without a result. The set is closed."""
@@ -14,6 +16,7 @@ class RejectReason(StrEnum):
     WORKER_LOST = "worker_lost"  # started as often as allowed, or no time left for another start
 
 
+@hot_record
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """Hand these requests to the worker as one batch, in this order."""
@@ -28,6 +31,7 @@ class Dispatch:
     predicted_s: float = 0.0  # 0.0 = nothing is known yet
 
 
+@hot_record
 @dataclass(frozen=True, slots=True)
 class Reject:
     """Answer the request with an error. `retry_after_s`: when a retry is likely to be taken; None = no advice."""
@@ -37,6 +41,7 @@ class Reject:
     retry_after_s: float | None = None
 
 
+@hot_record
 @dataclass(frozen=True, slots=True)
 class WakeAt:
     """Call again (with a Tick) at `time` at the latest. The newest replaces the one before."""

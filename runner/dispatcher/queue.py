@@ -63,7 +63,8 @@ class KeyQueue:
         return min(lane.entries[0].deadline for lane in self.lanes)
 
     def add(self, waiting: Waiting) -> None:
-        lane = self._lane(waiting.priority)
+        lanes = self.lanes
+        lane = lanes[0] if lanes and lanes[0].priority == waiting.priority else self._lane(waiting.priority)
         entries = lane.entries
         if not entries or entries[-1] < waiting:
             entries.append(waiting)
@@ -89,8 +90,6 @@ class KeyQueue:
 
     def _lane(self, priority: int) -> Lane:
         lanes = self.lanes
-        if lanes and lanes[0].priority == priority:
-            return lanes[0]
         at = bisect_left(lanes, priority, key=lambda lane: lane.priority)
         if at == len(lanes) or lanes[at].priority != priority:
             lanes.insert(at, Lane(priority))
