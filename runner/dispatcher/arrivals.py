@@ -5,6 +5,9 @@ from math import inf, isfinite, sqrt
 BUDGETS = 16
 WINDOW_S = 1.0
 LONG = 6  # the long window is so many short ones
+GAPS = 64
+SHORT_SHARE = 0.7  # so many of the gaps are short, if they come in clusters
+SHORT = 0.2  # of the mean gap: no longer than this. For arrivals by pure chance the share is at 1.2, alone at 1
 RESIZE = 0.01  # a window that would change by less stays
 
 
@@ -14,7 +17,19 @@ class Arrivals:
     Of the oldest window counts the part that is still within reach, as if its rows had come evenly.
     """
 
-    __slots__ = ("_begin", "_budget_s", "_budgets", "_count", "_ends", "_past", "_past_rows", "window_s")
+    __slots__ = (
+        "_begin",
+        "_budget_s",
+        "_budgets",
+        "_cluster_gap_s",
+        "_count",
+        "_ends",
+        "_gaps",
+        "_last",
+        "_past",
+        "_past_rows",
+        "window_s",
+    )
 
     def __init__(self) -> None:
         self.window_s = WINDOW_S
@@ -25,6 +40,9 @@ class Arrivals:
         self._past_rows: float = 0
         self._budgets: list[float] = []
         self._budget_s: float | None = None
+        self._last = -inf
+        self._gaps: list[float] = []
+        self._cluster_gap_s = 0.0
 
     def add(self, rows: int, budget_s: float, now: float) -> None:
         if now >= self._ends:
@@ -35,13 +53,10 @@ class Arrivals:
         if len(budgets) == BUDGETS:
             self._budget_s = sorted(budgets)[BUDGETS // 2]
             budgets.clear()
-
-    def rate(self, now: float) -> float:
-        """Rows per second over the last window."""
-        if now >= self._ends:
-            self._turn(now)
-        left = (self._ends - now) / self.window_s
-        return (self._count + self._past[0] * left) / self.window_s
+        self._gaps.append(now - self._last)
+        self._last = now
+        if len(self._gaps) == GAPS:
+            self._measure_clusters()
 
     def demand(self, now: float) -> float:
         """Rows per second to be ready for: over the last LONG windows, or over the last one less the error that its
@@ -54,12 +69,23 @@ class Arrivals:
         lasting = (self._count + self._past_rows - past[-1] * (1.0 - left)) / LONG
         return max(lasting, recent - sqrt(recent)) / window_s
 
+    def lasting(self, now: float) -> float:
+        """Rows per second over the last LONG windows."""
+        if now >= self._ends:
+            self._turn(now)
+        left = (self._ends - now) / self.window_s
+        return (self._count + self._past_rows - self._past[-1] * (1.0 - left)) / LONG / self.window_s
+
     def budget_s(self) -> float:
         """Median of the last BUDGETS or so; inf where most have none."""
         if self._budget_s is not None:
             return self._budget_s
         ordered = sorted(self._budgets)
         return ordered[len(ordered) // 2] if ordered else inf
+
+    def cluster_ends_at(self, gap_s_max: float) -> float:
+        """When arrivals that come in clusters, if they did lately, are likely to be over; else the time of the last."""
+        return self._last + min(self._cluster_gap_s, gap_s_max)
 
     def resize(self, window_s: float, now: float) -> None:
         """The window in seconds. What was counted so far goes on to count at its rate."""
@@ -74,6 +100,12 @@ class Arrivals:
             self._count *= window_s / passed_s
             self._begin = now - window_s
         self._ends = self._begin + window_s
+
+    def _measure_clusters(self) -> None:
+        gaps = sorted(self._gaps)
+        short_s = gaps[int(SHORT_SHARE * GAPS)]
+        self._cluster_gap_s = short_s if short_s * GAPS <= SHORT * sum(gaps) < inf else 0.0
+        self._gaps.clear()
 
     def _turn(self, now: float) -> None:
         """The present window has ended, perhaps long ago."""

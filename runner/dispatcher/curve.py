@@ -1,6 +1,6 @@
 """A latency curve: seconds of a batch by its rows, never falling. Immutable; every dispatch decision asks it."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import inf
@@ -83,16 +83,7 @@ class Curve:
 
     def rows_within(self, seconds: float, rows_max: int) -> int:
         """The most rows up to `rows_max` that take at most this long; 0 where not even one does."""
-        if self.seconds(rows_max) <= seconds:
-            return rows_max
-        low, high = 0, rows_max  # low fits, high does not
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.seconds(middle) <= seconds:
-                low = middle
-            else:
-                high = middle
-        return low
+        return bisect_right(self.line(rows_max), seconds, 1, rows_max + 1) - 1
 
     def _interpolate(self, rows: int) -> float:
         at = bisect_left(self._sizes, rows)

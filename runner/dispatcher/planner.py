@@ -18,6 +18,7 @@ from paceline.runner.dispatcher.sizing import Choice, Outlook, batch_target, cho
 from paceline.runner.dispatcher.table_book import Table, TableBook
 from paceline.runner.dispatcher.timing import WINDOW_BATCHES, Timing
 
+CERTAIN = 0.85  # of the arrivals that the past lets one expect: nobody is dropped for those that may not come
 PATIENCE_S = 30.0  # without a deadline a request counts as due so long after its arrival: between keys only
 
 
@@ -93,9 +94,12 @@ class Planner:
 
     def hold_until(self, state: KeyState, worker: Worker, start: float, now: float) -> float:
         """A time up to `start` means that the key's batch may go to this worker."""
-        if not self._fleet.in_step:
+        if not self._fleet.in_step and len(self._fleet) > 1:
             return -inf
-        return self._timing.hold_until(state, worker, self.cap(state.queue.head.request, now), start, now)
+        cap = self.cap(state.queue.head.request, now)
+        if self._fleet.in_step:
+            return self._timing.hold_until(state, worker, cap, start, now)
+        return self._timing.cluster_ends_at(state, worker, cap, start)
 
     # Which key
 
@@ -202,7 +206,7 @@ class Planner:
             longest_s = curve.seconds(self._config.max_batch_size)
             state.arrivals.resize(max(min(budget_s, WINDOW_BATCHES * longest_s), 1e-6), now)
         if not self._fleet.in_step:
-            return Outlook(state.arrivals.rate(now), budget_s)
+            return Outlook(CERTAIN * state.arrivals.lasting(now), budget_s)
         return Outlook(state.arrivals.demand(now), budget_s, self._fleet.others_free_in(worker, start))
 
     def _gather(self, queue: KeyQueue, table: Table, choice: Choice, start: float) -> list[Waiting]:

@@ -16,7 +16,7 @@ from paceline.runner.dispatcher.table_book import Table
 
 GROWTH = 1.25  # two choices differ by at least this much in rows
 CHOICES_MAX = 8
-HORIZON = 4  # the look-ahead sees so many batches of the queue one by one
+HORIZON = 3  # the look-ahead sees so many batches of the queue one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +79,16 @@ def choose(queue: KeyQueue, table: Table, cap: int, at: float, outlook: Outlook)
 
 
 def _look_ahead(lane: Lane, rows: int, curve: Curve, target: int, at: float, outlook: Outlook) -> LookAhead:
-    slacks = [waiting.deadline - at for waiting in lane.entries[:rows] for _ in range(waiting.request.rows)]
+    entries = lane.entries[:rows]
+    if lane.rows == len(lane.entries):
+        slacks = [waiting.deadline - at for waiting in entries]
+    else:
+        slacks = [waiting.deadline - at for waiting in entries for _ in range(waiting.request.rows)]
     return LookAhead(slacks, lane.rows, curve, target, outlook.rate, outlook.budget_s, outlook.others)
 
 
 def _best(choices: list[tuple[Choice, int]], ahead: LookAhead, rate: float) -> tuple[Choice, int]:
-    rolled = [
-        (choice, position, ahead.roll(position, choice.rows, full_fit))
-        for choice, position in choices
-        for full_fit in (True, False)
-    ]
+    rolled = [(choice, position, ahead.roll(position, choice.rows)) for choice, position in choices]
     price = min(rate, max(result.rows / max(result.seconds, INSTANT_S) for _, _, result in rolled))
     choice, position, _ = max(rolled, key=lambda option: option[2].rows - price * option[2].seconds)
     return choice, position
@@ -122,6 +122,10 @@ def _full_fit(
 ) -> int:
     """The fewest heads to skip until all that is left, up to `target` rows, meets the first one's deadline."""
     low, high = -1, len(entries) - 1  # high fits, or is the last resort
+    plenty = rows - target
+    if offsets is None and plenty > 0:  # up to this index the target is left to be served, so only the deadline counts
+        first = bisect_left(entries, at + curve.seconds(target), 0, plenty + 1, key=deadline_of)
+        low, high = (first - 1, first) if first <= plenty else (plenty, high)
     while high - low > 1:
         middle = (low + high) // 2
         rest = rows - (middle if offsets is None else offsets[middle])

@@ -1,6 +1,9 @@
 """WHEN: until when the queue of a key is held back from a free worker, so that its batch can grow.
 
-One worker: never. The next batch collects for free while it computes, and waiting on top only lengthens the cycle.
+One worker: the next batch collects for free while it computes, and waiting on top only lengthens the cycle. The only
+exception are arrivals in clusters, where one predicts the next: a moment after the first most of the others are there,
+and a batch that went with the first alone would make them wait for all of it. Where most gaps are short against their
+mean, a batch goes once such a gap has passed without an arrival. By pure chance gaps are never so, and alone neither.
 
 Several workers. A batch of b rows occupies a worker for L[b] seconds, N workers can give rows away at N b/L[b] per
 second, and a pool that serves at once pays the fixed part of L for each row that comes while one is idle, until all are
@@ -37,6 +40,7 @@ PATIENCE_BATCHES = (
 )
 HEADROOM = 0.1
 WINDOW_S_MIN = 1e-6
+CLUSTER_WAIT = 0.5  # of the time of a batch of one row: no longer without an arrival
 PACES_MAX = 16  # kept per key: as many as a mix of budgets may need at once
 ROUNDING_S = 1e-6  # a batch that is held to the last moment must not miss it by the rounding of a sum
 
@@ -62,6 +66,19 @@ class Timing:
         due = min(due, head.arrived_at + hold.patience_s)
         until = due - self._config.reply_s - hold.curve.seconds(rows + 1) - ROUNDING_S
         return until if until > start else -inf
+
+    def cluster_ends_at(self, state: KeyState, worker: Worker, cap: int, start: float) -> float:
+        """For a single worker: until when the rest of a cluster may be waited for."""
+        queue = state.queue
+        table = self._tables.table(worker.profile, state.key)
+        curve = table.curve
+        if curve is None or not table.grounded or worker.batches or queue.head.runs_alone:
+            return -inf
+        until = state.arrivals.cluster_ends_at(CLUSTER_WAIT * curve.seconds(1))
+        if until <= start or queue.rows >= curve.best_rows(int(min(cap, table.rows_allowed))):
+            return -inf
+        due = queue.earliest_deadline() - self._config.reply_s - curve.seconds(queue.rows + 1)
+        return min(until, due - ROUNDING_S)
 
     def _hold(self, state: KeyState, worker: Worker, cap: int, now: float) -> Hold | None:
         """None: too little is known."""

@@ -1,34 +1,49 @@
-"""What a choice of batch is found to yield, in numbers that can be checked by hand."""
+"""What the look-ahead sees, in numbers worked out by hand: 1 s a batch and 4 s a row."""
 
 import pytest
 
 from paceline.runner.dispatcher.curve import Curve
-from paceline.runner.dispatcher.look_ahead import LookAhead
-from tests.runner.dispatcher.scene import FLAT
+from paceline.runner.dispatcher.look_ahead import HOPE, LookAhead, Yield
 
-ROOMY = [1.0] * 12
-
-
-def ahead(slacks: list[float], others: tuple[float, ...] = ()) -> LookAhead:
-    """Nothing arrives, a batch of up to 4 rows takes 10 ms."""
-    return LookAhead(slacks, len(slacks), Curve(FLAT.items()), 4, 0.0, 1.0, others)
+CURVE = Curve({1: 5.0, 6: 25.0}.items())
 
 
-def test_one_worker_serves_batch_after_batch() -> None:
-    rows, seconds = ahead(ROOMY).roll(0, 4, full_fit=True)
-    assert rows == 12
-    assert seconds == pytest.approx(0.030)
+def look_ahead(slacks: list[float], rate: float = 0.0, budget_s: float = 100.0) -> LookAhead:
+    return LookAhead(slacks, len(slacks), CURVE, target=3, rate=rate, budget_s=budget_s)
+
+
+def test_the_next_batch_is_what_its_head_allows() -> None:
+    ahead = look_ahead([10, 10, 20, 20])
+    assert ahead.roll(0, 2) == Yield(4, 18.0)
+    assert ahead.roll(2, 1) == Yield(2, 10.0)
+
+
+def test_who_cannot_be_served_alone_is_dropped() -> None:
+    assert look_ahead([9, 9, 13, 19]).roll(0, 2) == Yield(3, 14.0)
+
+
+def test_those_left_count_for_a_part_if_they_could_be_next() -> None:
+    rows, _ = look_ahead([10, 10, 20, 20, 22, 23, 23]).roll(0, 2)
+    assert rows == pytest.approx(4 + 2 * HOPE)
+    rows, _ = look_ahead([10, 10, 20, 20, *[90] * 50]).roll(0, 2)
+    assert rows == pytest.approx(4 + 3 * HOPE)
+
+
+def test_arrivals_go_on_behind_the_queue() -> None:
+    rows, seconds = look_ahead([9, 9], rate=1 / 5).roll(0, 2)
+    assert (rows, seconds) == (3 + HOPE, 14.0)  # one has come by the time of 9, another by that of 14
+    rows, seconds = look_ahead([9, 9], rate=1 / 20).roll(0, 2)
+    assert (rows, seconds) == (3, 25.0)  # the worker waits for it until 20
 
 
 def test_the_next_batch_goes_to_the_worker_that_is_free_first() -> None:
-    """The other is free in 2 ms, serves until 12 ms, and again until 22 ms; the first serves from 10 to 20 ms."""
-    rows, seconds = ahead([1.0] * 16, (0.002,)).roll(0, 4, full_fit=True)
-    assert rows == 16
-    assert seconds == pytest.approx((0.020 + 0.022) / 2)
+    """The other is free at 2, serves until 15, and again until 28; the first serves from 9 to 22."""
+    rows, seconds = LookAhead([100] * 12, 12, CURVE, 3, 0.0, 1.0, others=(2.0,)).roll(0, 2)
+    assert (rows, seconds) == (pytest.approx(2 + 3 * 3 + HOPE), (22.0 + 28.0) / 2)
 
 
 def test_who_waits_is_dropped_only_if_no_worker_is_free_in_time() -> None:
-    slacks = [0.010] * 4 + [0.013] * 4
-    assert ahead(slacks).roll(0, 4, full_fit=True).rows == 4
-    assert ahead(slacks, (0.002,)).roll(0, 4, full_fit=True).rows == 8
-    assert ahead(slacks, (0.004,)).roll(0, 4, full_fit=True).rows == 4
+    slacks = [9.0, 9.0, 8.0, 8.0]
+    assert LookAhead(slacks, 4, CURVE, 3, 0.0, 1.0).roll(0, 2).rows == 2
+    assert LookAhead(slacks, 4, CURVE, 3, 0.0, 1.0, others=(3.0,)).roll(0, 2).rows == 3
+    assert LookAhead(slacks, 4, CURVE, 3, 0.0, 1.0, others=(4.0,)).roll(0, 2).rows == 2

@@ -281,7 +281,8 @@ class World:
         idle, crew = self._idle(), set(self.workers) - self.draining
         if not self.queued or not idle:
             return
-        self._check(len(idle) < len(crew), f"all of {idle} wait beside {list(self.queued)}")
+        lone = len(crew) == 1  # may wait for the rest of a cluster
+        self._check(lone or len(idle) < len(crew), f"all of {idle} wait beside {list(self.queued)}")
         earliest = min(person.arrived.deadline for person in self.queued.values())
         self._check(bool(self.timers), f"{idle} wait for nothing beside {list(self.queued)}")
         self._check(self.now < self.timers[0] <= earliest, f"{idle} wait until {self.timers[0]}, due {earliest}")
