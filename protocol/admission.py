@@ -27,6 +27,7 @@ class Gate:
     def __init__(self, runner: RunnerSpec) -> None:
         self._name = runner.name
         self._reply_s = runner.reply_s
+        self._buckets = runner.buckets
         self._given = _given_pace(runner)
         self._outlooks: dict[bytes, Outlook] = {}
 
@@ -54,9 +55,11 @@ class Gate:
     def check_budget(self, budget_s: float, rows: int) -> None:
         """Raise InvalidParameter if an idle worker could not keep it, on the word of a given table."""
         given = self._given
-        if given is None or budget_s >= given.seconds(rows) + self._reply_s:
+        if given is None:
             return
-        takes_s = given.seconds(rows)
+        takes_s = given.seconds(next((bucket for bucket in self._buckets if bucket >= rows), rows))
+        if budget_s >= takes_s + self._reply_s:
+            return
         # There and back: a request needs about as long to get to the worker as its answer needs to come from there.
         works_ms = ceil((takes_s + 2 * self._reply_s) * 1e4 - 1e-6) / 10
         raise InvalidParameter(

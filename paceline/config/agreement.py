@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from paceline.config.settings import Config, RunnerSettings
 from paceline.protocol.errors import ConfigError
+from paceline.protocol.limits import POOL_REPLY_S
 from paceline.runner.dispatcher.curve import Curve
 
 
@@ -42,9 +43,10 @@ def _budget_error(settings: RunnerSettings) -> tuple[str, str] | None:
     if not settings.latency_table_ms:
         return None
     one_row_ms = Curve(settings.latency_table_ms, settings.buckets or ()).seconds(1)
-    if settings.latency_budget_ms >= one_row_ms:
+    works_ms = one_row_ms + 2 * POOL_REPLY_S * 1e3  # there and back
+    if settings.latency_budget_ms >= works_ms:
         return None
     return (
         "latency_budget_ms",
-        f"by latency_table_ms one row alone takes {one_row_ms:g} ms; give it {one_row_ms:g} or more",
+        f"by latency_table_ms one row alone takes {one_row_ms:g} ms; give it {works_ms:g} or more",
     )

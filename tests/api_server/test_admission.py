@@ -189,6 +189,7 @@ GIVEN = runner(latency_table=((4, 22.0), (1, 5.5)), max_batch_size=4)
         (GIVEN, 0.01, 3, "3 row(s) of 'net' take 16.5 ms alone, .*; allow 17.5 ms"),
         (GIVEN, 0.04, 8, "8 row(s) of 'net' take 44 ms alone, .*; allow 45 ms"),
         (replace(GIVEN, workers=2, dispatch="central"), 0.0061, 1, "allow 6.9 ms"),
+        (replace(GIVEN, buckets=(2, 4)), 0.01, 1, "1 row(s) of 'net' take 11 ms alone, .*; allow 12 ms"),
     ],
 )
 def test_a_budget_that_an_idle_worker_could_not_keep_is_wrong_input(
@@ -199,7 +200,13 @@ def test_a_budget_that_an_idle_worker_could_not_keep_is_wrong_input(
     with pytest.raises(InvalidParameter, match=words.replace("(", r"\(").replace(")", r"\)")):
         world.submit(budget_s, rows=rows)
     assert len(world.hosts) == 0
-    world.submit(0.0065 if rows == 1 and not spec.is_central else 0.045, rows=rows)
+    world.submit(0.045, rows=rows)
+
+
+def test_the_budget_that_is_named_works() -> None:
+    world = World(GIVEN)
+    world.up()
+    world.submit(0.0065)
 
 
 def test_without_a_given_table_no_budget_is_too_small_to_try() -> None:

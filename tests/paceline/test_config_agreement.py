@@ -23,7 +23,7 @@ def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_settings_that_agree_are_those_of_the_runner() -> None:
-    config = load_config({"buckets": "8,64", "latency_table_ms": "8:20,64:37", "latency_budget_ms": 20}, None, {})
+    config = load_config({"buckets": "8,64", "latency_table_ms": "8:20,64:37", "latency_budget_ms": 22}, None, {})
     assert agreed(config, "net", {"max_batch_size": 64}) == config.runner("net", {"max_batch_size": 64})
     assert agreed(load_config({}, None, {}), "net", {}).buckets is None
 
@@ -36,16 +36,18 @@ def test_a_bucket_that_no_batch_fills_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "works_ms"),
+    ("flags", "row_ms", "works_ms"),
     [
-        ({"latency_table_ms": "1:5.5,64:37"}, 5.5),
-        ({"latency_table_ms": "4:7"}, 7),
-        ({"latency_table_ms": "1:5,9:13", "buckets": "5,64"}, 9),
+        ({"latency_table_ms": "1:5.5,64:37"}, 5.5, 6.9),
+        ({"latency_table_ms": "4:7"}, 7, 8.4),
+        ({"latency_table_ms": "1:5,9:13", "buckets": "5,64"}, 9, 10.4),
     ],
     ids=["given", "flat below the first size", "padded to the first bucket"],
 )
-def test_a_budget_below_one_row_names_the_number_that_would_work(flags: dict[str, object], works_ms: float) -> None:
+def test_a_budget_below_one_row_names_the_number_that_would_work(
+    flags: dict[str, object], row_ms: float, works_ms: float
+) -> None:
     text = refusal(latency_budget_ms=4, **flags)
     assert "runner.net.latency_budget_ms is 4.0 (flag --latency-budget-ms)" in text
-    assert f"one row alone takes {works_ms:g} ms; give it {works_ms:g} or more" in text
+    assert f"one row alone takes {row_ms:g} ms; give it {works_ms:g} or more" in text
     agreed(load_config({**flags, "latency_budget_ms": works_ms}, None, {}), "net", {})
