@@ -5,7 +5,8 @@ dispatcher's; it knows neither models nor workers. Port and clock are passed in.
 
     events = desk.take_in()        all that came, as events
     ...                            what else happened, appended
-    batches = desk.decide(events)  asked once; refusals and forecasts have left
+    batches = desk.decide(events)  asked once
+    desk.tell()                    refusals and forecasts leave
 """
 
 from __future__ import annotations
@@ -73,14 +74,16 @@ class Desk:
         return events
 
     def decide(self, events: list[Event], now: float) -> list[Dispatch]:
-        """Ask the dispatcher; answer what it rejects, return what it orders. What is to be said leaves before that."""
+        """Ask the dispatcher; gather answers to what it rejects, return what it orders."""
         self.intake.drop_overdue(self._clock.now_ns(), events)
         if now >= self._drain_until:
             self.intake.drop_queued(events)
-        batches = self._ask(events, now) if events or now >= self._wake_at else []
+        return self._ask(events, now) if events or now >= self._wake_at else []
+
+    def tell(self, now: float) -> None:
+        """Send what peers are to know. Before something that takes long, after what somebody waits for."""
         self.outbox.flush(now)
         self._bulletin.publish(self._dispatcher.forecast, self.intake.origins, now)
-        return batches
 
     def wake_at(self) -> float:
         """When to come again even if nothing does (seconds): -inf = at once, inf = never."""

@@ -47,6 +47,7 @@ class Exchange:
         now = self._clock.now()
         for batch in desk.decide(events, now):
             pool.assign(batch)
+        desk.tell(now)
         if pool.served.batches > answered:
             self._count(pool.served.requests, pool.served.batches, pool.served.rows)
         self.finished = desk.is_drained(now)

@@ -77,6 +77,7 @@ class Host:
         now = self._clock.now()
         self._report(now, events)
         batches = desk.decide(events, now)
+        desk.tell(now)
         if batches:
             self._decided_at = now
         for batch in batches:

@@ -180,6 +180,17 @@ def test_dispatcher_learns_once_from_the_ladders_of_a_kind() -> None:
     assert dict(zip(table.sizes, table.seconds, strict=True)) == pytest.approx({1: 0.01, 8: 0.08})
 
 
+def test_batch_is_on_its_way_before_anybody_is_told_of_it() -> None:
+    bench = PoolBench()
+    bench.join(ANN)
+    bench.clock.advance(INTERVAL_S)
+    sent_before: list[int] = []
+    bench.port.while_sending = lambda: sent_before.append(len(bench.batches(ANN)))
+    bench.send(bench.item(1))
+    bench.settle()
+    assert sent_before == [1]
+
+
 # Who may join
 
 
