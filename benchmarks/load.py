@@ -24,7 +24,8 @@ _INPUT = re.compile(r"^(?P<name>[^=]+)=(?P<dtype>[a-z0-9]+)\[(?P<shape>[0-9, ]*)
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """One run: `inputs` maps input names to (dtype, shape); `rate` 0 means a closed loop of `in_flight`."""
+    """One run: `inputs` maps input names to (dtype, shape); `rate` 0 means a closed loop of `in_flight`. `timeout_s`:
+    of each request in an open loop of the native client, where an answer after it counts as an error."""
 
     url: str
     model: str
@@ -36,6 +37,7 @@ class LoadSpec:
     processes: int = 1
     seed: int = 1
     headers: dict[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
 
 
 def run_load(spec: LoadSpec) -> Report:
@@ -96,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         options.duration,
         options.processes,
         headers=headers,
+        timeout_s=options.timeout_ms / 1000 if options.timeout_ms else None,
     )
     report = run_load(spec)
     result: dict[str, Any] = {"spec": asdict(spec), **report.to_plain()}

@@ -19,11 +19,13 @@ async def run(spec: dict[str, Any]) -> Sample:
     rng = np.random.default_rng(1)
     tensors = {name: rng.random(shape, np.float32).astype(dtype) for name, (dtype, shape) in spec["inputs"].items()}
     if spec["url"].startswith("ipc://"):
-        from benchmarks.native_load import native_closed  # the HTTP side stays small without it
+        from benchmarks.native_load import native_closed, native_open  # the HTTP side stays small without it
 
-        return await native_closed(
-            spec["url"], spec["model"], list(tensors.values()), spec["in_flight"], spec["warmup_s"], spec["duration_s"]
-        )
+        target = spec["url"], spec["model"], list(tensors.values())
+        spans = spec["warmup_s"], spec["duration_s"]
+        if spec["rate"]:
+            return await native_open(*target, spec["rate"], spec["seed"], *spans, spec["timeout_s"])
+        return await native_closed(*target, spec["in_flight"], *spans)
     host, port = spec["url"].removeprefix("http://").rstrip("/").rsplit(":", 1)
     request = infer_request(f"{host}:{port}", spec["model"], tensors, spec["headers"])
     load = HttpLoad(host, int(port), request, spec["warmup_s"], spec["duration_s"])

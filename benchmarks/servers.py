@@ -44,17 +44,17 @@ def baseline_server(workload: Workload) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def paceline_server(workload: Workload, store_home: Path, *flags: str) -> Iterator[Running]:
-    """`paceline serve WORKLOAD` from `store_home`: one API server, one worker with one torch thread, by default."""
+def paceline_server(workload: Workload, store_home: Path, **settings: object) -> Iterator[Running]:
+    """`paceline serve WORKLOAD` from `store_home`: one API server, one worker with one torch thread. The
+    runner's `settings` may say otherwise."""
     run_dir = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
     command = [
         *[sys.executable, "-m", "paceline", "serve", f"{workload.name}:latest", "--port", "0", "--json"],
-        *["--run-dir", str(run_dir / "run"), *flags],
+        *["--run-dir", str(run_dir / "run")],
     ]
-    environ = os.environ | {
-        "PACELINE_HOME": str(store_home),
-        f"PACELINE_RUNNER__{workload.name.upper()}__THREADS": "1",
-    }
+    environ = os.environ | {"PACELINE_HOME": str(store_home)}
+    for name, value in {"workers": 1, "threads": 1, **settings}.items():
+        environ[f"PACELINE_RUNNER__{workload.name.upper()}__{name.upper()}"] = str(value)
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
     try:
