@@ -43,7 +43,7 @@ class Fleet:
         self.crew: Counter[str] = Counter()  # the profiles of those that take batches: no draining worker
         self.version = 0  # changes whenever the crew does
         self.changes = 0  # counts whatever happens to a worker
-        self._size = 0  # of the crew
+        self.size = 0  # of the crew
         self._next: Worker | None = None
         self._next_at = -1  # the value of `changes` that `_next` was found at
         self._prefetch_s = prefetch_s
@@ -55,8 +55,7 @@ class Fleet:
     @property
     def in_step(self) -> bool:
         """Whether a worker that takes batches computes while another is there to wait for it."""
-        size = self._size
-        return size > 1 and self.idle < size
+        return self.size > 1 and self.idle < self.size
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -152,7 +151,7 @@ class Fleet:
         self.crew[profile] += count
         if not self.crew[profile]:
             del self.crew[profile]
-        self._size += count
+        self.size += count
         self.version += 1
         self.changes += 1
 

@@ -11,7 +11,7 @@ from itertools import accumulate
 from paceline.runner.dispatcher.curve import INSTANT_S, Curve
 
 FINE_SIZES = 64
-Crew = Sequence[tuple[Curve, int]]  # how many workers have this curve
+Crew = Sequence[tuple[Curve, float]]  # how many workers have this curve; less than one: the part left to a key
 PaceCase = tuple[str, int, float, int, int]  # profile, cap, budget, versions of the tables and of the fleet
 
 

@@ -22,7 +22,8 @@ in step and a request may wait for a whole batch before its own. Evenly spaced, 
 
 So hold while q < min(M, T), up to that moment, as long as another worker computes: when none does there is nobody to
 keep in step with, and a request that comes alone after load has stopped must not pay for it. Workers of several kinds
-count with their own L: for N b/L[b] put the sum of b/L[b] over all, for L[b]/N one over the sum of 1/L[b].
+count with their own L: for N b/L[b] put the sum of b/L[b] over all, for L[b]/N one over the sum of 1/L[b]. Of several
+keys each has what the others leave of the workers.
 """
 
 from math import inf, sqrt
@@ -31,7 +32,8 @@ from paceline.runner.dispatcher.backlog import KeyState
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
 from paceline.runner.dispatcher.fleet import Fleet, Worker
-from paceline.runner.dispatcher.pace import Hold, Pace, sizes_to, stagger_target, supply
+from paceline.runner.dispatcher.pace import Crew, Hold, Pace, sizes_to, stagger_target, supply
+from paceline.runner.dispatcher.shares import Shares
 from paceline.runner.dispatcher.table_book import Table, TableBook
 
 WINDOW_BATCHES = 10  # arrivals are counted over, and a budget counts as, at most so many of the longest batches
@@ -39,6 +41,8 @@ PATIENCE_BATCHES = (
     2  # a head without deadline, or with a later one, is as good as due so many of them after its arrival
 )
 HEADROOM = 0.1
+SHARE_WINDOWS = 2  # a key that nobody asks about any more takes its part of the workers for so long
+STEP_MIN = 1.75  # workers that must be left to a key: with fewer, as with one, eager was better in simulation
 WINDOW_S_MIN = 1e-6
 CLUSTER_WAIT = 0.5  # of the time of a batch of one row: no longer without an arrival
 PACES_MAX = 16  # kept per key: as many as a mix of budgets may need at once
@@ -52,6 +56,7 @@ class Timing:
         self._config = config
         self._fleet = fleet
         self._tables = tables
+        self._shares = Shares()
 
     def hold_until(self, state: KeyState, worker: Worker, cap: int, start: float, now: float) -> float:
         """Until when the queue is held back from this worker, for a batch that could begin at `start`; a time up to
@@ -86,7 +91,16 @@ class Timing:
         if table.curve is None or not table.grounded:
             return None
         pace = self._pace(state, worker.profile, table, cap, now)
-        level = pace.level(need(state.arrivals.demand(now), pace.window_s))
+        wanted = need(state.arrivals.demand(now), pace.window_s)
+        until = now + SHARE_WINDOWS * pace.window_s
+        room = self._shares.room(state.key, wanted / pace.supply[-1], until, now)
+        if room == 1.0:
+            level = pace.level(wanted)
+        elif room * self._fleet.size < STEP_MIN:
+            level = 1
+        else:
+            target = self._target(state, worker.profile, pace, room)
+            level = min(target, pace.level(wanted / room))
         return Hold(table.curve, pace.patience_s, level, self._fleet.changes)
 
     def _pace(self, state: KeyState, profile: str, table: Table, cap: int, now: float) -> Pace:
@@ -106,16 +120,26 @@ class Timing:
         return pace
 
     def _derive(self, state: KeyState, profile: str, limit: int, budget_s: float) -> Pace:
-        curves = [(self._curve(other, state), count) for other, count in self._fleet.crew.items()]
         own = self._curve(profile, state)
         assert own is not None
         config = self._config
         longest_s = own.seconds(config.max_batch_size)
         budget_s = min(budget_s, WINDOW_BATCHES * longest_s)
-        crew = [(curve, count) for curve, count in curves if curve is not None]
+        crew = self._crew(state)
         target = stagger_target(own, crew, budget_s - config.reply_s, own.best_rows(limit))
         sizes = sizes_to(target, [*(rows for rows, _ in own.points), *config.buckets])
         return Pace(max(budget_s, WINDOW_S_MIN), PATIENCE_BATCHES * longest_s, sizes, supply(crew, sizes))
+
+    def _target(self, state: KeyState, profile: str, pace: Pace, room: float) -> int:
+        """The stagger target of a key to which only a part of the workers is left."""
+        own = self._curve(profile, state)
+        assert own is not None
+        crew = [(curve, count * room) for curve, count in self._crew(state)]
+        return stagger_target(own, crew, pace.window_s - self._config.reply_s, pace.sizes[-1])
+
+    def _crew(self, state: KeyState) -> Crew:
+        curves = [(self._curve(profile, state), count) for profile, count in self._fleet.crew.items()]
+        return [(curve, count) for curve, count in curves if curve is not None]
 
     def _curve(self, profile: str, state: KeyState) -> Curve | None:
         table = self._tables.peek(profile, state.key)
