@@ -4,8 +4,8 @@ The prediction: what waits goes to the workers as they free, most urgent first, 
 with the most rows per second; a request goes with the batch after all that is more urgent. Two corrections, both
 measured with the very dispatcher (tests/benchmarks/simulate/test_admission.py):
 
-- With less than FAR batches before it, the dispatcher may leave heads behind to make the next one large. So rows whose
-  deadline a full batch would miss do not count as before anybody, and a request is late only if it would be so alone.
+- With less than FAR batches before it, the dispatcher may yet leave them behind for this one, to make the next batch
+  large. So only that counts which no choice of its own could change: when the first worker frees, and the time alone.
 - With more, others will have come by then: a request leaves with a full batch, or not at all.
 
 Without the first, tight budgets lose up to a tenth of what is served in time; without the second, half of those without
@@ -208,8 +208,10 @@ class Outlook:
         schedule.advance(now)
         start = schedule.start_behind(schedule.rows_before(priority, deadline) + pending)
         takes_s = pace.seconds(rows)
-        if schedule.is_far(start) and takes_s < pace.full_s:
-            takes_s = pace.full_s
+        if schedule.is_far(start):
+            takes_s = max(takes_s, pace.full_s)
+        else:
+            start = schedule.start_behind(0)
         return max(0.0, max(now, start) + takes_s + self._reply_s - deadline)
 
     def lets_probe(self, now: float, name: Name) -> bool:

@@ -56,9 +56,9 @@ def lateness(world: World, budget_s: float, rows: int = 1) -> float:
 def test_who_would_be_late_is_refused_at_once_and_never_sent() -> None:
     world = World()
     pipe = world.up()
-    tell(world, pipe, rows=8)
-    assert lateness(world, 0.5) == pytest.approx(0.3 + 2 * 0.2 + 0.1 + REPLY_S - 0.5)
-    world.submit(0.81)
+    tell(world, pipe, rows=12)
+    assert lateness(world, 0.5) == pytest.approx(0.3 + 3 * 0.2 + 0.2 + REPLY_S - 0.5)
+    world.submit(1.11)
     world.loop.tick()
     assert len(pipe.items) == 1
     assert (world.hosts.counters.refused, world.hosts.counters.accepted) == (1, 1)
@@ -68,7 +68,7 @@ def test_who_would_be_late_is_refused_at_once_and_never_sent() -> None:
 def test_who_comes_back_after_the_time_that_was_named_is_taken() -> None:
     world = World()
     pipe = world.up()
-    tell(world, pipe, rows=8)
+    tell(world, pipe, rows=12)
     world.loop.advance(lateness(world, 0.5) + 1e-6)
     world.submit(0.5)
 
@@ -77,19 +77,12 @@ def test_what_this_process_sent_and_what_it_has_not_sent_yet_goes_first() -> Non
     world = World(window_requests=4)
     pipe = world.up()
     tell(world, pipe)
-    for _ in range(4):
-        world.submit(0.55)
-    assert lateness(world, 0.55) == pytest.approx(0.3 + 0.2 + 0.1 + REPLY_S - 0.55)  # they are in this very tick
-    world.loop.tick()
-    assert len(pipe.items) == 4
-    assert lateness(world, 0.55) == pytest.approx(0.3 + 0.2 + 0.1 + REPLY_S - 0.55)
-    for _ in range(4):
-        world.submit(0.75)
+    for _ in range(12):
+        world.submit(1.0)
+    assert lateness(world, 1.05) == pytest.approx(0.3 + 3 * 0.2 + 0.2 + REPLY_S - 1.05)  # they are in this very tick
     world.loop.tick()
     assert len(pipe.items) == 4  # the window is full
-    # Those that were sent have more time than this one, those that wait here go first all the same.
-    assert lateness(world, 0.5) == pytest.approx(0.3 + 0.2 + 0.1 + REPLY_S - 0.5)
-    assert lateness(world, 0.75) == pytest.approx(0.3 + 2 * 0.2 + 0.1 + REPLY_S - 0.75)
+    assert lateness(world, 1.05) == pytest.approx(0.3 + 3 * 0.2 + 0.2 + REPLY_S - 1.05)
 
 
 def test_a_learned_tables_word_lets_a_probe_through_now_and_then() -> None:
@@ -109,9 +102,9 @@ def test_it_is_enough_if_one_host_can() -> None:
     world.up(1, HOST, OTHER_HOST)
     first, second = world.fake.pipes
     tell(world, first, rows=400)
-    tell(world, second, rows=4)
-    world.submit(0.7)
-    assert lateness(world, 0.5) == pytest.approx(0.3 + 0.2 + 0.1 + REPLY_S - 0.5)
+    tell(world, second, rows=12)
+    world.submit(1.2)
+    assert lateness(world, 1.0) == pytest.approx(0.3 + 3 * 0.2 + 0.2 + REPLY_S - 1.0)
 
 
 def test_what_waits_in_this_process_is_for_all_hosts_together() -> None:
@@ -119,10 +112,10 @@ def test_what_waits_in_this_process_is_for_all_hosts_together() -> None:
     world.up(1, HOST, OTHER_HOST)
     for pipe in world.fake.pipes:
         tell(world, pipe)
-    for _ in range(7):
+    for _ in range(23):
         world.submit(5.0)
-    world.submit(0.41)  # behind three at each
-    assert lateness(world, 0.41) == pytest.approx(0.3 + 0.2 + 0.1 + REPLY_S - 0.41)
+    world.submit(1.05)  # behind eleven at each
+    assert lateness(world, 1.05) == pytest.approx(0.3 + 3 * 0.2 + 0.2 + REPLY_S - 1.05)
 
 
 def test_a_host_that_said_nothing_refuses_nobody() -> None:

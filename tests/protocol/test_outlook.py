@@ -57,43 +57,43 @@ def test_the_way_back_counts() -> None:
     assert late(outlook(forecast((100.3,)), reply_s=0.04), 100.42) == pytest.approx(0.02)
 
 
-def test_rows_that_wait_go_first_in_full_batches() -> None:
-    found = outlook(forecast((100.3,), (0, 110.0, 9)))
-    assert late(found, 100.75, priority=1) == pytest.approx(0.05)  # 100.3 + 2 * 0.2 + 0.1
-    assert late(found, 100.81, priority=1) == 0.0
-
-
-def test_far_behind_others_will_have_come_to_fill_the_batch() -> None:
+def test_rows_that_wait_go_first_and_others_will_have_come_to_fill_the_batch() -> None:
     found = outlook(forecast((100.3,), (0, 110.0, 13)))
     assert late(found, 101.05, priority=1) == pytest.approx(0.05)  # 100.3 + 3 * 0.2 + 0.2
     assert late(found, 101.11, priority=1) == 0.0
 
 
+def test_near_the_front_everybody_else_may_be_left_behind() -> None:
+    found = outlook(forecast((100.3,), (0, 110.0, 11)))
+    assert late(found, 100.35, priority=1) == pytest.approx(0.05)  # 100.3 + 0.1
+    assert late(found, 100.41, priority=1) == 0.0
+
+
 def test_several_workers_share_what_waits() -> None:
-    # Batches of 4 start at 100.3, 100.4 and 100.5 (the first worker again); this one is in the third.
-    found = outlook(forecast((100.4, 100.3), (0, 110.0, 8)))
-    assert late(found, 100.55, priority=1) == pytest.approx(0.05)  # 100.5 + 0.1
+    # Batches of 4 start at 100.3, 100.4, 100.5 and so on; this one is in the seventh.
+    found = outlook(forecast((100.4, 100.3), (0, 110.0, 24)))
+    assert late(found, 101.05, priority=1) == pytest.approx(0.05)  # 100.9 + 0.2
 
 
 def test_a_worker_that_frees_long_before_the_others_takes_what_waits() -> None:
-    found = outlook(forecast((100.1, 109.0), (0, 110.0, 4)))
-    assert late(found, 100.35, priority=1) == pytest.approx(0.05)  # 100.1 + 0.2 + 0.1
+    found = outlook(forecast((100.1, 109.0), (0, 110.0, 12)))
+    assert late(found, 100.85, priority=1) == pytest.approx(0.05)  # 100.1 + 3 * 0.2 + 0.2
 
 
 def test_more_urgent_requests_wait_for_less() -> None:
-    found = outlook(forecast((100.3,), (0, 103.0, 4), (0, 110.0, 8), (1, 110.0, 12)))
-    assert late(found, 101.0, priority=-1) == 0.0
+    found = outlook(forecast((100.3,), (0, 103.0, 12), (0, 110.0, 16), (1, 110.0, 24)))
     assert late(found, 100.35, priority=-1) == pytest.approx(0.05)  # 100.3 + 0.1
-    assert late(found, 102.0, priority=0) == 0.0
-    assert late(found, 100.6, priority=2) == pytest.approx(0.5)  # 100.3 + 3 * 0.2 + 0.2
+    assert late(found, 100.45, priority=0) == 0.0
+    assert late(found, 101.05, priority=1) == pytest.approx(0.25)  # 100.3 + 4 * 0.2 + 0.2
+    assert late(found, 101.0, priority=2) == pytest.approx(0.7)  # 100.3 + 6 * 0.2 + 0.2
 
 
 def test_rows_that_a_full_batch_would_lose_are_before_nobody() -> None:
-    """The dispatcher may leave them behind: a full batch from 100.3 on is done at 100.5."""
-    found = outlook(forecast((100.3,), (0, 100.49, 40)))
-    assert late(found, 100.45) == 0.0
-    found = outlook(forecast((100.3,), (0, 100.51, 4)))
-    assert late(found, 100.55) == pytest.approx(0.05)  # 100.5 + 0.1
+    """A full batch from 100.3 on is done at 100.5."""
+    hopeless = outlook(forecast((100.3,), (0, 100.49, 4), (1, 110.0, 16)))
+    assert late(hopeless, 101.05, priority=2) == pytest.approx(0.05)  # 100.3 + 3 * 0.2 + 0.2
+    hopeful = outlook(forecast((100.3,), (0, 100.51, 4), (1, 110.0, 16)))
+    assert late(hopeful, 101.25, priority=2) == pytest.approx(0.05)  # 100.3 + 4 * 0.2 + 0.2
 
 
 def test_rows_far_behind_keep_their_place_while_they_have_a_chance() -> None:
@@ -107,26 +107,33 @@ def test_rows_far_behind_keep_their_place_while_they_have_a_chance() -> None:
 def test_what_was_sent_since_goes_first() -> None:
     found = outlook(forecast((100.3,)))
     assert late(found, 100.55) == 0.0
-    for _ in range(4):
-        found.note(100.1, 0, 105.0, 1)
-    assert late(found, 100.55, now=100.1) == 0.0  # it is more urgent than they are
+    for _ in range(3):
+        found.note(100.1, 0, 105.0, 4)
+    assert late(found, 101.05, now=100.1) == 0.0  # it is more urgent than they are
     assert late(found, 105.0, now=100.1) == 0.0
-    assert late(found, 100.55, now=100.1, priority=1) == pytest.approx(0.05)  # 100.5 + 0.1
+    assert late(found, 101.05, now=100.1, priority=1) == pytest.approx(0.05)  # 100.3 + 3 * 0.2 + 0.2
+
+
+def test_what_was_sent_since_and_a_full_batch_would_lose_is_before_nobody() -> None:
+    found = outlook(forecast((100.3,)))
+    found.note(100.1, 0, 100.45, 4)
+    found.note(100.1, 0, 105.0, 12)
+    assert late(found, 101.05, now=100.1, priority=1) == pytest.approx(0.05)  # 100.3 + 3 * 0.2 + 0.2
 
 
 def test_what_waits_in_this_process_goes_first() -> None:
     found = outlook(forecast((100.3,)))
-    assert late(found, 100.55, pending=3) == 0.0
-    assert late(found, 100.55, pending=4) == pytest.approx(0.05)
+    assert late(found, 101.05, pending=11) == 0.0
+    assert late(found, 101.05, pending=12) == pytest.approx(0.05)
 
 
 def test_workers_take_what_waits_as_time_goes_on() -> None:
-    found = outlook(forecast((100.3,), (0, 110.0, 9)))
-    # At 100.4 the first batch has started; 5 rows wait, of which 4 go first at 100.5.
-    assert late(found, 100.75, now=100.4, priority=1) == pytest.approx(0.05)  # 100.7 + 0.1
-    # At 100.8 the last row of them has started alone, and is done at 100.8.
-    assert late(found, 100.95, now=100.8, priority=1) == 0.0
-    assert late(found, 100.85, now=100.8, priority=1) == pytest.approx(0.05)
+    found = outlook(forecast((100.3,), (0, 110.0, 17)))
+    # At 100.4 the first batch has started; 13 rows wait for 100.5.
+    assert late(found, 101.25, now=100.4, priority=1) == pytest.approx(0.05)  # 100.5 + 3 * 0.2 + 0.2
+    # At 100.95 the fourth has started, and the worker frees at 101.1.
+    assert late(found, 101.15, now=100.95, priority=1) == pytest.approx(0.05)
+    assert late(found, 101.21, now=100.95, priority=1) == 0.0
 
 
 def test_a_worker_that_stood_idle_starts_with_what_comes() -> None:
@@ -146,11 +153,11 @@ def test_many_rows_take_their_slices() -> None:
 def test_the_next_forecast_counts_what_was_sent_before_it() -> None:
     found = outlook(forecast((100.3,)))
     found.note(100.01, 0, 105.0, 4)
-    found.note(100.03, 0, 105.0, 4)
+    found.note(100.03, 0, 105.0, 8)
     found.hear(forecast((100.3,), (0, 105.0, 4), at_ns=ns(100.02)))
-    # 4 rows of the Forecast and 4 sent since: 100.3 + 2 * 0.2 + 0.1.
+    # 4 rows of the Forecast and 8 sent since: 100.3 + 3 * 0.2 + 0.2.
     assert late(found, 105.0, now=100.04, priority=1) == 0.0
-    assert late(found, 100.75, now=100.04, priority=1) == pytest.approx(0.05)
+    assert late(found, 101.05, now=100.04, priority=1) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
