@@ -39,12 +39,11 @@ class Cell:
         self._summarise()
 
     def add(self, seconds: float, now: float, number: int) -> None:
-        if self.borrowed or self.is_stale(number):
+        if self.borrowed or self.is_stale(number) or not self.samples:
             self.samples.clear()
             self.borrowed = False
-            self.since_no = 0
+            self.since_no = number
         self.samples.append(seconds)
-        self.since_no = self.since_no or number
         self.measured_at = now
         self.measured_no = number
         self._summarise()

@@ -166,7 +166,7 @@ class LearnedTable:
         if cell is None or cell.borrowed or cell.is_stale(self._learned):
             return True
         cell.measured_at = now
-        if not cell.is_young(self._learned) and self._has_changed(size, seconds):
+        if not cell.is_young(self._learned) and self._has_changed(size, seconds):  # so that a change leaves something
             self._change()
             return False
         if len(cell.samples) > WARM_UP and seconds > STALL * cell.median_s:

@@ -7,7 +7,7 @@ import pytest
 from paceline.runner.dispatcher import latency_table
 from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import Curve
-from paceline.runner.dispatcher.durations import STALE
+from paceline.runner.dispatcher.durations import STALE, Cell
 from paceline.runner.dispatcher.latency_table import DRAW_STEP, STRETCH_STEP, LatencyTable, LearnedTable
 from paceline.runner.dispatcher.table_book import TableBook
 
@@ -155,6 +155,30 @@ def test_sizes_first_measured_around_a_change_are_not_scaled_by_it() -> None:
     assert seconds(table, 11) == pytest.approx(0.021, rel=0.06)
 
 
+def test_a_size_that_is_seldom_measured_is_kept_in_a_change() -> None:
+    table = taught(LearnedTable(), {16: 0.030})
+    taught(table, {1: 0.010, 8: 0.020}, times=18)
+    for _ in range(8):
+        table.observe(8, 0.040, 0.0)
+    assert seconds(table, 16) == pytest.approx(0.060)
+
+
+def test_a_table_of_young_sizes_alone_finds_no_change() -> None:
+    table = taught(LearnedTable(), {1: 0.010, 2: 0.011})
+    for rows in (1, 2) * 5:
+        table.observe(rows, 0.030, 0.0)
+    assert seconds(table, 1) == pytest.approx(0.030, rel=0.01)
+
+
+def test_a_cell_that_starts_anew_is_young_again() -> None:
+    cell = Cell()
+    cell.add(0.010, 0.0, 1)
+    assert cell.is_young(2)
+    assert not cell.is_young(100)
+    cell.add(0.010, 0.0, 1000)
+    assert cell.is_young(1001)
+
+
 def test_a_change_makes_first_durations_worthless() -> None:
     table = taught(LearnedTable(), {1: 0.010, 8: 0.020}, times=18)
     table.observe(7, 0.018, 0.0)
@@ -185,6 +209,7 @@ def test_steps_are_expected_again_at_twice_the_rows() -> None:
     assert seconds(table, 32) == pytest.approx(0.013 * 13 / 9)
     assert table.curve.best_rows(31) == 31
     assert table.curve.best_rows(20) == 16
+    assert table.curve.best_rows(40) == 32
 
 
 def test_a_smooth_curve_is_expected_to_stay_smooth() -> None:
@@ -211,11 +236,12 @@ def test_a_step_at_the_end_does_not_keep_larger_batches_from_being_tried() -> No
 def test_a_size_nobody_measured_for_long_is_forgotten_and_grown_into_again() -> None:
     table = taught(LearnedTable(ageing_s=100.0), {1: 0.010, 2: 0.011, 32: 9.0})
     assert table.rows_allowed == 64
-    table.observe(31, 8.0, 0.0)
+    table.observe(31, 0.1, 0.0)
     table.observe(1, 0.010, 200.0)
     assert table.rows_allowed == 64  # an idle night alone makes nothing old
     table.observe(2, 0.011, 200.0)
     assert table.rows_allowed == 4
+    assert table.rows_measured == 2
     assert seconds(table, 32) < 1.0
 
 
@@ -244,6 +270,7 @@ def test_a_new_key_starts_from_its_method_and_takes_over_its_height() -> None:
     table = book.table("", ("predict", "long"))
     assert seconds(table, 8) == 0.020
     assert not table.grounded
+    assert table.rows_measured == 0
     for _ in range(3):
         book.observe("", ("predict", "long"), 1, 0.050, 0.0)
     assert seconds(table, 8) == pytest.approx(0.100)
