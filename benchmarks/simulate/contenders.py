@@ -31,6 +31,7 @@ from paceline.runner.dispatcher import Dispatcher, DispatcherConfig
 OURS = "Paceline"
 LEARNED = "Paceline, learned"
 LEARNED_Q90 = "Paceline, learned x q90"
+LEARNED_Q98 = "Paceline, learned x q98"
 OURS_PER_WORKER = "Paceline per worker"
 CORKS = ("CORK 1 ms polls", "CORK event driven")
 NAIVE = "eager greedy"
@@ -129,5 +130,6 @@ CONTENDERS: dict[str, Contender] = {
     OURS: paceline(),
     LEARNED: paceline(given=False),
     LEARNED_Q90: paceline(given=False, quantile=0.9),
+    LEARNED_Q98: paceline(given=False, quantile=0.98),
     OURS_PER_WORKER: paceline_per_worker,
 }

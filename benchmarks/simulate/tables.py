@@ -8,7 +8,7 @@ from math import isnan, nan
 from pathlib import Path
 
 from benchmarks.simulate.cell import Cell
-from benchmarks.simulate.contenders import CORKS, LEARNED, LEARNED_Q90, NAIVE, OURS, TIMEOUTS
+from benchmarks.simulate.contenders import CORKS, LEARNED, LEARNED_Q90, LEARNED_Q98, NAIVE, OURS, TIMEOUTS
 from benchmarks.simulate.latency import CPU, MLP, MODELS, RESNET, Model
 
 TITLES = {
@@ -170,7 +170,8 @@ def _lines_c() -> list[tuple[Cell, float]]:
 def measure_c(line: Line, seed: int) -> dict[str, float]:
     cell = line.cell
     bound = cell.bound(seed)
-    capacities = {name: cell.capacity(name, seed, bound) for name in (*BASELINES_C, *line.own, LEARNED, LEARNED_Q90)}
+    names = (*BASELINES_C, *line.own, LEARNED, LEARNED_Q90, LEARNED_Q98)
+    capacities = {name: cell.capacity(name, seed, bound) for name in names}
     return {"clairvoyant": nan if cell.sigma else bound, **capacities}
 
 
