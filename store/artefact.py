@@ -53,6 +53,22 @@ def map_verified(root: Path, folders: tuple[str, ...], entry: FileEntry) -> memo
     return memoryview(mapping)
 
 
+def verified_chunks(root: Path, folders: tuple[str, ...], entry: FileEntry) -> Iterator[bytes]:
+    """The bytes of a file piece by piece, in constant memory; a bad hash shows after the last one.
+
+    Raises FileNotFoundError, StoreError.
+    """
+    digest = hashlib.sha256()
+    with _opened(root, folders, entry.path) as fd:
+        _check_size(fd, folders, entry)
+        left = entry.bytes
+        while left and (chunk := os.read(fd, min(left, _CHUNK_BYTES))):
+            digest.update(chunk)
+            left -= len(chunk)
+            yield chunk
+    _check_hash(digest.hexdigest(), folders, entry)
+
+
 def verify_file(root: Path, folders: tuple[str, ...], entry: FileEntry) -> None:
     """Check a file against `entry` in constant memory. Raises FileNotFoundError, StoreError."""
     with _opened(root, folders, entry.path) as fd:

@@ -38,6 +38,8 @@ class Draft:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, FileEntry] = {}
+        # In lower case: on some disks `A.bin` and `a.bin` are one file, and a version may be copied there.
+        self._taken: set[str] = set()
         os.mkdir(path, 0o700)
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
@@ -50,8 +52,12 @@ class Draft:
         >>> draft.write("labels.txt", [b"cat\\n", b"dog\\n"])
         FileEntry(path='labels.txt', bytes=8, sha256='...')
         """
-        if not is_file_name(name) or name in self._entries:
-            raise StoreError(f"{name!r} cannot be a file of a version: expected a new name without a folder")
+        if not is_file_name(name) or name.lower() in self._taken:
+            raise StoreError(
+                f"{name!r} cannot be a file of a version: expected a new name without a folder, which differs from the "
+                f"others not only by upper and lower case"
+            )
+        self._taken.add(name.lower())
         with storage_errors(self.path.parent.parent):
             self._entries[name] = _write_file(self._fd, name, chunks)
         return self._entries[name]
@@ -60,6 +66,9 @@ class Draft:
         """All files of the draft in order of name, those included that a tool wrote into `path`; all of them synced."""
         for name in sorted(os.listdir(self.path)):
             if name not in self._entries and name != MANIFEST_NAME:
+                if name.lower() in self._taken:
+                    raise StoreError(f"the draft holds {name!r} twice, differing by upper and lower case only")
+                self._taken.add(name.lower())
                 self._entries[name] = _adopt_file(self._fd, name)
         return tuple(self._entries[name] for name in sorted(self._entries))
 

@@ -1,8 +1,12 @@
-"""Folders of the store: made 0700, listed without complaint when missing, synced so that names survive a power cut."""
+"""Folders of the store: made 0700, listed without complaint when missing, synced so that names survive a power cut,
+locked by who changes what is in them."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from paceline.protocol.errors import StoreError
@@ -32,5 +36,21 @@ def sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` among writers; it waits for another holder, and a killed one holds nothing.
+
+    Raises FileNotFoundError if there is no such folder, also one that was renamed away while we waited.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if not os.path.samestat(os.fstat(fd), os.stat(folder)):
+            raise FileNotFoundError(f"{folder} was replaced")
+        yield
     finally:
         os.close(fd)

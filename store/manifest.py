@@ -78,15 +78,15 @@ class Manifest:
         raise StoreError(f"{self.tag} has no file {path!r}; it has {names}")
 
 
-def seal(manifest: Manifest, key: bytes) -> Manifest:
-    """`manifest` with its digest and, by the store's `key`, its HMAC."""
-    with_digest = replace(manifest, digest=content_digest(manifest))
-    return replace(with_digest, hmac=_hmac(with_digest, key))
+def seal(manifest: Manifest, key: bytes | None) -> Manifest:
+    """`manifest` with its digest and, by the store's `key`, its HMAC; without a key without one: saved elsewhere."""
+    with_digest = replace(manifest, digest=content_digest(manifest), hmac="")
+    return with_digest if key is None else replace(with_digest, hmac=_hmac(with_digest, key))
 
 
 def is_sealed_by(manifest: Manifest, key: bytes) -> bool:
     """Whether `key` made this manifest's HMAC: the version was saved by the store that holds the key."""
-    return hmac_module.compare_digest(manifest.hmac, _hmac(manifest, key))
+    return hmac_module.compare_digest(manifest.hmac.encode(), _hmac(manifest, key).encode())
 
 
 def content_digest(manifest: Manifest) -> str:
@@ -106,14 +106,21 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def decode_manifest(data: bytes, tag: Tag) -> Manifest:
     """Read what `encode_manifest` wrote for `tag`. Raises StoreError for anything else, naming `tag`."""
-    try:
-        manifest = _from_plain(json.loads(data))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
-        raise StoreError(f"{tag}: its manifest is damaged ({type(error).__name__}: {error})") from error
+    manifest = decode_foreign(data, str(tag))
     if manifest.tag != tag:
         raise StoreError(f"{tag}: its manifest says {manifest.tag}; the folder was renamed or copied by hand")
+    return manifest
+
+
+def decode_foreign(data: bytes, what: str) -> Manifest:
+    """Read what `encode_manifest` wrote for any tag. Raises StoreError for anything else, naming `what`."""
+    try:
+        manifest = _from_plain(json.loads(data))
+        encode_manifest(manifest)  # what JSON reads and cannot write: lone surrogates, NaN
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        raise StoreError(f"{what}: its manifest is damaged ({type(error).__name__}: {error})") from error
     if manifest.digest != content_digest(manifest):
-        raise StoreError(f"{tag}: its manifest is damaged (the digest does not match its content)")
+        raise StoreError(f"{what}: its manifest is damaged (the digest does not match its content)")
     return manifest
 
 
@@ -176,12 +183,15 @@ def _from_plain(plain: Mapping[str, object]) -> Manifest:
     if plain["format"] != FORMAT:
         raise ValueError(f"format {plain['format']!r} is not {FORMAT}; a newer Paceline wrote it")
     methods = [spec_from_plain(_mapping(item)) for item in _sequence(plain["methods"])]
+    files = tuple(_file(_mapping(item)) for item in _sequence(plain["files"]))
+    if len({entry.path for entry in files}) < len(files):
+        raise ValueError("a file is named twice")
     return Manifest(
         name=_text(plain["name"]),
         version=_text(plain["version"]),
         framework=_text(plain["framework"]),
         methods={method.name: method for method in methods},
-        files=tuple(_file(_mapping(item)) for item in _sequence(plain["files"])),
+        files=files,
         code_bearing=plain["code_bearing"] is not False,
         created_at=_text(plain["created_at"]),
         labels=_texts(plain["labels"]),

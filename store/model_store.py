@@ -3,57 +3,49 @@ half of one.
 
     models/net/1/ {manifest.json, model.safetensors, ...}     a version: complete from the moment it has this name
     models/net/.reserved/1/                                   its number is taken, for ever
+    models/net/.aliases/prod                                  holds the number of the version that net@prod names
     models/.tmp/save-1f3a.../                                 being written, locked by its writer
     models/.tmp/delete-77c0.../                               was a version
     store.key                                                 random, 0600: what it signs was saved here
 
-Readers take no lock. Writers need none among each other: numbers are taken by mkdir, versions appear by rename.
+Readers take no lock. Saves need none among each other: numbers are taken by mkdir, versions appear by rename. Who
+changes what exists (aliases, deletion, a number that an archive brings) holds the lock of the model's folder.
 Imports no torch; the supervisor, API server, CLI and workers all read through it.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import builtins
 import logging
 import os
 import platform
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paceline.protocol.errors import ModelNotFound, StoreError, VersionNotFound, did_you_mean
+from paceline.protocol.errors import ModelNotFound, StoreError, VersionNotFound
 from paceline.protocol.signature import MethodSpec
-from paceline.store.artefact import read_file
+from paceline.store import finding
+from paceline.store.aliases import check_alias, read_alias, read_aliases, remove_alias, write_alias
+from paceline.store.archive import ArchiveReader, Progress, Source, archive_chunks, archive_name
+from paceline.store.arrival import already_there, receive
 from paceline.store.draft import Draft, storage_errors
-from paceline.store.folders import list_folder, make_folder, sync_folder
-from paceline.store.key import load_key, make_key
-from paceline.store.manifest import (
-    MANIFEST_BYTES_MAX,
-    MANIFEST_NAME,
-    Manifest,
-    checked_labels,
-    checked_metadata,
-    decode_manifest,
-    encode_manifest,
-    is_sealed_by,
-    seal,
-)
+from paceline.store.folders import locked_folder, make_folder
+from paceline.store.key import make_key
+from paceline.store.manifest import Manifest, checked_labels, checked_metadata
+from paceline.store.places import opened, opened_url, send, shown, write_archive
+from paceline.store.publication import publish_next, reserve
+from paceline.store.removal import drop, sweep, take_away
 from paceline.store.stored_version import StoredVersion
-from paceline.store.tags import Tag, check_name, is_name, is_version, parse_tag
+from paceline.store.tags import Tag, check_name, parse_tag
 
 logger = logging.getLogger(__name__)
 
-_NAMES_SHOWN = 8
-SWEEP_AGE_S = 3600.0
-_PUBLISH_TRIES_MAX = 1000
 _FIND_TRIES_MAX = 100
-_VERSIONS_SHOWN_MAX = 20
 
 
 def default_home() -> Path:
@@ -77,6 +69,23 @@ class PendingVersion:
         return self._saved
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of an archive: the version in this store, and whether it is new or was there already."""
+
+    version: StoredVersion
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What went: the version, the aliases that named it, and how many bytes its files had."""
+
+    tag: Tag
+    aliases: tuple[str, ...]
+    freed_bytes: int
+
+
 class ModelStore:
     """The models below one folder. Cheap to make: nothing is read or created before it is asked for.
 
@@ -95,17 +104,13 @@ class ModelStore:
 
     # Reading
 
-    def names(self) -> list[str]:
+    def names(self) -> builtins.list[str]:
         """Names of the models that have a version, sorted."""
-        return [name for name in sorted(list_folder(self._models)) if is_name(name) and self.versions(name)]
+        return finding.names(self._models)
 
-    def versions(self, name: str) -> list[str]:
+    def versions(self, name: str) -> builtins.list[str]:
         """Complete versions of `name`, ascending by number; empty if there is no such model."""
-        folder = self._models / name
-        found = [
-            entry for entry in list_folder(folder) if is_version(entry) and (folder / entry / MANIFEST_NAME).exists()
-        ]
-        return sorted(found, key=int)
+        return finding.versions(self._models, name)
 
     def get(self, tag: str | Tag, *, trust: bool = False, digest: str | None = None) -> StoredVersion:
         """The version that `tag` names; without a version the latest.
@@ -122,25 +127,40 @@ class ModelStore:
             raise StoreError(f"{version.tag} has the digest {version.digest}, not the pinned {digest}")
         return version
 
-    def list(self, name: str | None = None) -> list[StoredVersion]:
-        """Every version (of `name` if given), sorted by name and number; one that cannot be read is logged, not listed.
+    def list(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> builtins.list[StoredVersion]:
+        """Every version, sorted by name and number; one that cannot be read is logged, not listed.
 
-        Raises ModelNotFound if `name` is given and unknown.
+        name: of this model only, or of those that a pattern with "*", "?" or "[...]" fits. labels: only versions that
+        have all of these. Raises ModelNotFound if `name` is no pattern and unknown.
+
+        >>> [str(version.tag) for version in store.list("text-*", labels={"stage": "dev"})]
+        ['text-large:2', 'text-small:7']
         """
-        if name is not None:
-            self._resolve(Tag(check_name(name)))
+        wanted = checked_labels(labels or {}).items()
         found = []
-        for each in [name] if name is not None else self.names():
-            for number in self.versions(each):
-                try:
-                    found.append(self._read(Tag(each, number), trusted=False))
-                except VersionNotFound:
-                    continue  # deleted meanwhile
-                except StoreError as error:
-                    logger.warning(
-                        "stored version is unreadable", extra={"tag": f"{each}:{number}", "error": str(error)}
-                    )
+        for tag in self.tags(name):
+            try:
+                version = self._read(tag, trusted=False)
+            except VersionNotFound:
+                continue  # deleted meanwhile
+            except StoreError as error:
+                logger.warning("stored version is unreadable", extra={"tag": str(tag), "error": str(error)})
+                continue
+            if wanted <= version.manifest.labels.items():
+                found.append(version)
         return found
+
+    def tags(self, name: str | None = None) -> builtins.list[Tag]:
+        """As `list`, but tags alone, those of unreadable versions too."""
+        return finding.tags(self._models, name)
+
+    def resolve(self, tag: str | Tag) -> Tag:
+        """Name and number of the version that `tag` names now, whatever its state. Raises as `get` does."""
+        return finding.resolve(self._models, parse_tag(tag))
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """The aliases of the model `name`, each with the version number that it names. Raises StoreError."""
+        return read_aliases(self._models, check_name(name))
 
     def verify(self, tag: str | Tag) -> StoredVersion:
         """Check every byte of a version against its manifest. Raises as `get` and `StoredVersion.verify` do."""
@@ -181,162 +201,185 @@ class ModelStore:
             metadata=checked_metadata(metadata or {}),
             context=_context() | dict(context or {}),
         )
-        with storage_errors(self.home):
-            self._make_folders()
-            self.sweep()
-            key = make_key(self.home, self._temporary)
-            draft = Draft(self._temporary / f"save-{secrets.token_hex(8)}")
-        try:
+        with self._draft() as draft:
             pending = PendingVersion(draft)
             yield pending
             with storage_errors(self.home):
-                pending._saved = self._publish(draft, manifest, key)
-        finally:
-            draft.close()
+                key = make_key(self.home, self._temporary)
+                stored = publish_next(self._models, draft, manifest, key)
+            pending._saved = StoredVersion(stored, self._models / name / stored.version, saved_here=True, trusted=True)
 
-    def delete(self, tag: str | Tag) -> Tag:
-        """Remove one version, at once for readers; `tag` must name the version or say `latest`. Its number stays taken.
+    def set_alias(self, tag: str | Tag, alias: str) -> str | None:
+        """Let `name@alias` name the version that `tag` names now; the number that it named before, None if it is new.
 
-        Raises ModelNotFound, VersionNotFound, StoreError (a bare name: use `delete_model`).
+        Raises ModelNotFound, VersionNotFound, StoreError (no alias, `latest`, damaged version, disk full).
+
+        >>> store.set_alias("net:3", "prod")
+        '2'
+        """
+        parsed = parse_tag(tag)
+        check_alias(alias)
+        with self._changing(parsed.name, "changed"):
+            exact = self._find(parsed, trusted=False).tag
+            before = read_alias(self._models, exact.name, alias)
+            if before != exact.version:
+                write_alias(self._models / exact.name, self._temporary, alias, str(exact.version))
+        return before
+
+    def remove_alias(self, tag: str | Tag) -> str:
+        """Remove the alias that `tag` ("net@prod") spells; the version stays. The number that it named.
+
+        Raises ModelNotFound, VersionNotFound (no such alias), StoreError (no alias, disk).
+        """
+        parsed = parse_tag(tag)
+        if parsed.alias is None:
+            raise StoreError(f"{str(tag)!r} names no alias; expected name@alias such as '{parsed.name}@prod'")
+        with self._changing(parsed.name, "changed"):
+            before = read_alias(self._models, parsed.name, parsed.alias)
+            if before is None or not remove_alias(self._models / parsed.name, parsed.alias):
+                raise finding.no_alias(self._models, parsed)
+        return before
+
+    def delete(self, tag: str | Tag, *, force: bool = False) -> Deleted:
+        """Remove one version, at once for readers; `tag` must name a version, an alias or `latest`. Its number stays
+        taken. force: remove it, and its aliases, although aliases name it.
+
+        Raises ModelNotFound, VersionNotFound, StoreError (a bare name: use `delete_model`; an alias names it).
         """
         if isinstance(tag, str) and ":" not in tag and "@" not in tag:
             raise StoreError(f"delete which version of {tag!r}? Expected a tag such as {tag + ':1'!r}")
-        exact = self._resolve(parse_tag(tag))
-        self._remove(self._models / exact.name / str(exact.version), exact)
-        return exact
+        parsed = parse_tag(tag)
+        with self._changing(parsed.name, "deleted"):
+            exact = finding.resolve(self._models, parsed)
+            named_by = self._named_by(exact)
+            if named_by and not force:
+                shown = ", ".join(f"{exact.name}@{alias}" for alias in named_by)
+                raise StoreError(
+                    f"{exact} is what {shown} names; move the alias to another version first, or say --force (in "
+                    f"Python: force=True) to delete both"
+                )
+            reserve(self._models, exact.name, str(exact.version))
+            doomed = take_away(self._models / exact.name / str(exact.version), self._temporary, exact)
+            for alias in named_by:
+                remove_alias(self._models / exact.name, alias)
+        return Deleted(exact, named_by, drop(doomed))
 
     def delete_model(self, name: str) -> None:
-        """Remove all versions of `name`, at once for readers; numbers start again at 1. Raises ModelNotFound."""
-        self._resolve(Tag(check_name(name)))
-        self._remove(self._models / name, Tag(name))
+        """Remove all versions and aliases of `name`, at once for readers; numbers start again at 1.
+
+        Raises ModelNotFound, StoreError.
+        """
+        with self._changing(name, "deleted"):
+            doomed = take_away(self._models / name, self._temporary, Tag(name))
+        drop(doomed)
 
     def sweep(self) -> int:
         """Remove temporary entries older than an hour that no living process holds; returns how many. For start-up."""
-        swept = 0
-        for entry in list_folder(self._temporary):
-            path = self._temporary / entry
-            if self._is_stale(path):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-                swept += 1
+        swept = sweep(self._temporary, self._wall_clock())
         if swept:
             logger.info("store swept", extra={"entries": swept})
         return swept
 
+    # Archives
+
+    def export(
+        self, tag: str | Tag, path: Path, *, replace: bool = False, progress: Progress | None = None
+    ) -> StoredVersion:
+        """Write a version as one file (see `paceline.store.archive`), whole or not at all; which version it was.
+
+        replace: overwrite `path`. progress: called with (bytes so far, of all). Raises as `get` does, and StoreError:
+        damaged, `path` exists, disk full.
+
+        >>> str(store.export("net:latest", Path("net.paceline")).tag)
+        'net:3'
+        """
+        version = self.get(tag)
+        write_archive(path, archive_chunks(version, progress), replace_it=replace)
+        return version
+
+    def import_archive(
+        self, source: Path | Source, *, name: str | None = None, progress: Progress | None = None
+    ) -> Imported:
+        """Store the version in an archive (a file, or anything with `read`), under its own tag.
+
+        name: store it as the next version of this model instead. What is imported was not saved here: code in it needs
+        trust. A tag that is taken is an error, unless by a version of the same digest, which then stays as it is.
+
+        Raises StoreError: no archive, hostile, damaged, tag taken, disk full; the store is then as before.
+        """
+        if isinstance(source, Path):
+            with opened(source) as file:
+                return self._import(ArchiveReader(file, str(source)), name, progress)
+        return self._import(ArchiveReader(source, "the archive"), name, progress)
+
+    def push(self, tag: str | Tag, url: str, *, replace: bool = False, progress: Progress | None = None) -> str:
+        """As `export`, to any URL that fsspec knows ("s3://...", "sftp://..."; into it if it ends in "/"); where it is.
+
+        Raises as `export` does, and ConfigError: fsspec or what it needs for this protocol is not installed.
+        """
+        version = self.get(tag)
+        return send(url, archive_name(version), archive_chunks(version, progress), replace_it=replace)
+
+    def pull(self, url: str, *, name: str | None = None, progress: Progress | None = None) -> Imported:
+        """As `import_archive`, from any URL that fsspec knows. Raises as that and `push` do."""
+        with opened_url(url) as file:
+            return self._import(ArchiveReader(file, shown(url)), name, progress)
+
     # Private
+
+    def _named_by(self, exact: Tag) -> tuple[str, ...]:
+        return tuple(alias for alias, version in self.aliases(exact.name).items() if version == exact.version)
 
     def _find(self, tag: Tag, trusted: bool) -> StoredVersion:
         for _ in range(_FIND_TRIES_MAX):
-            exact = self._resolve(tag)
+            exact = finding.resolve(self._models, tag)
             try:
                 return self._read(exact, trusted)
             except VersionNotFound:
                 if tag.version is not None:
                     raise
-                # The latest version was deleted between the two steps: there is another latest one now.
+                # It was deleted between the two steps: there is another latest one now, or the alias has moved.
         raise StoreError(f"{tag} changes faster than it can be read")
 
-    def _resolve(self, tag: Tag) -> Tag:
-        """`tag` with the number of a version that exists."""
-        versions = self.versions(tag.name)
-        if not versions:
-            names = self.names()
-            hint = did_you_mean(tag.name, names)
-            if not names:
-                hint = " The store is empty: save a model first, e.g. with paceline.pytorch.save()."
-            elif not hint:
-                shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-                hint = f" It holds {shown}; save the model first, or choose one of these."
-            raise ModelNotFound(f'model "{tag.name}" is not in the store.{hint}')
-        if tag.alias is not None:
-            raise VersionNotFound(f'model "{tag.name}" has no alias "{tag.alias}"; {_shown(versions)}')
-        if tag.version is None:
-            return Tag(tag.name, versions[-1])
-        if tag.version not in versions:
-            raise VersionNotFound(f'model "{tag.name}" has no version {tag.version}; {_shown(versions)}')
-        return tag
-
     def _read(self, tag: Tag, trusted: bool) -> StoredVersion:
-        folders = (tag.name, str(tag.version))
+        return finding.read_version(self.home, self._models, tag, trusted=trusted)
+
+    def _import(self, reader: ArchiveReader, name: str | None, progress: Progress | None) -> Imported:
+        if name is not None:
+            check_name(name)
+        elif (there := already_there(self.home, self._models, reader.manifest)) is not None:
+            return Imported(there, is_new=False)
+        with self._draft() as draft, storage_errors(self.home, "imported"):
+            tag = receive(self._models, draft, reader, name, progress)
+        return Imported(self._read(tag, trusted=False), is_new=True)
+
+    @contextmanager
+    def _draft(self) -> Iterator[Draft]:
+        with storage_errors(self.home):
+            self._make_folders()
+            self.sweep()
+            draft = Draft(self._temporary / f"save-{secrets.token_hex(8)}")
         try:
-            data = read_file(self._models, folders, MANIFEST_NAME, MANIFEST_BYTES_MAX)
-        except FileNotFoundError as error:
-            raise VersionNotFound(f"{tag} was deleted meanwhile") from error
-        manifest = decode_manifest(data, tag)
-        key = load_key(self.home)
-        saved_here = key is not None and is_sealed_by(manifest, key)
-        return StoredVersion(manifest, self._models.joinpath(*folders), saved_here, saved_here or trusted)
+            yield draft
+        finally:
+            draft.close()
+
+    @contextmanager
+    def _changing(self, name: str, undone: str) -> Iterator[None]:
+        """Hold the lock of the model `name`. Raises ModelNotFound; what the disk refuses becomes a StoreError."""
+        finding.resolve(self._models, Tag(check_name(name)))
+        with storage_errors(self.home, undone):
+            self._make_folders()
+            try:
+                with locked_folder(self._models / name):
+                    yield
+            except FileNotFoundError as error:
+                raise ModelNotFound(f'model "{name}" was deleted meanwhile') from error
 
     def _make_folders(self) -> None:
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         make_folder(self._models)
         make_folder(self._temporary)
-
-    def _publish(self, draft: Draft, manifest: Manifest, key: bytes) -> StoredVersion:
-        """Number, manifest, rename: in this order, so that the name appears last and with everything in place."""
-        files = draft.adopt()
-        for _ in range(_PUBLISH_TRIES_MAX):
-            number = self._reserve(manifest.name)
-            sealed = seal(replace(manifest, version=number, files=files), key)
-            draft.write_manifest(encode_manifest(sealed))
-            target = self._models / manifest.name / number
-            try:
-                os.rename(draft.path, target)
-            except OSError as error:
-                # Somebody copied a version there by hand, or deleted the whole model meanwhile: take another number.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                    raise
-                continue
-            sync_folder(target.parent)
-            return StoredVersion(sealed, target, saved_here=True, trusted=True)
-        raise StoreError(f'no version number of "{manifest.name}" could be taken in {_PUBLISH_TRIES_MAX} tries')
-
-    def _reserve(self, name: str) -> str:
-        """The next number of `name`, taken for ever: mkdir succeeds for one process only."""
-        reserved = self._models / name / ".reserved"
-        for _ in range(_PUBLISH_TRIES_MAX):
-            try:
-                make_folder(reserved.parent)
-                if reserved.parent.is_symlink():
-                    raise StoreError(f'the folder of model "{name}" is a symbolic link; the store follows none')
-                make_folder(reserved)
-                taken = [entry for entry in list_folder(reserved) + list_folder(reserved.parent) if is_version(entry)]
-                number = str(max(map(int, taken), default=0) + 1)
-                os.mkdir(reserved / number, 0o700)
-            except (FileExistsError, FileNotFoundError):
-                continue  # another save was faster, or the model is being deleted
-            return number
-        raise StoreError(f'no version number of "{name}" could be taken in {_PUBLISH_TRIES_MAX} tries')
-
-    def _remove(self, path: Path, tag: Tag) -> None:
-        doomed = self._temporary / f"delete-{secrets.token_hex(8)}"
-        with storage_errors(self.home, "deleted"):
-            self._make_folders()
-            try:
-                os.rename(path, doomed)
-            except FileNotFoundError as error:
-                raise VersionNotFound(f"{tag} was deleted meanwhile") from error
-            sync_folder(path.parent)
-        shutil.rmtree(doomed, ignore_errors=True)  # what is left of it, the sweep removes
-
-    def _is_stale(self, path: Path) -> bool:
-        try:
-            if self._wall_clock() - path.lstat().st_mtime < SWEEP_AGE_S:
-                return False
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False  # its writer lives
-        finally:
-            os.close(fd)
-        return True
-
-
-def _shown(versions: list[str]) -> str:
-    shown = ", ".join(versions[-_VERSIONS_SHOWN_MAX:])
-    return f"it has {shown}" if len(versions) <= _VERSIONS_SHOWN_MAX else f"its newest are {shown}"
 
 
 def _context() -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.protocol.errors import StoreError, VersionNotFound
-from paceline.store.artefact import map_verified, read_verified, verify_file
+from paceline.store.artefact import map_verified, read_verified, verified_chunks, verify_file
 from paceline.store.manifest import MANIFEST_NAME, Manifest
 from paceline.store.tags import Tag
 
@@ -65,6 +65,19 @@ class StoredVersion:
         place. Raises as `read` does.
         """
         with self._reading():
+            return map_verified(self._models, self._folders, self.manifest.file(path))
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The bytes of the file `path` piece by piece, for copying: trust is not asked.
+
+        Raises as `read` does; StoreError for other bytes than the manifest says comes after the last piece.
+        """
+        with _missing_as_error(self.manifest, self.path):
+            yield from verified_chunks(self._models, self._folders, self.manifest.file(path))
+
+    def look_into(self, path: str) -> memoryview:
+        """As `map`, for looking at data, never for loading: trust is not asked."""
+        with _missing_as_error(self.manifest, self.path):
             return map_verified(self._models, self._folders, self.manifest.file(path))
 
     def verify(self) -> None:

@@ -41,8 +41,11 @@ def parse_tag(text: str | Tag) -> Tag:
         raise StoreError(f"a model tag is a string such as 'my_model:latest', got a {type(text).__name__}")
     if "@" in text:
         name, _, alias = text.partition("@")
-        if not _ALIAS.fullmatch(alias):
-            raise StoreError(f"tag {text!r}: {alias!r} is not an alias; expected name@alias such as 'my_model@prod'")
+        if not is_alias(alias):
+            hint = f"; the highest version is {name}:{LATEST}" if alias == LATEST else ""
+            raise StoreError(
+                f"tag {text!r}: {alias!r} is not an alias; expected name@alias such as 'my_model@prod'{hint}"
+            )
         return Tag(check_name(name), alias=alias)
     name, colon, version = text.partition(":")
     if colon and version != LATEST and not _VERSION.fullmatch(version):
@@ -66,6 +69,11 @@ def check_name(name: object) -> str:
 def is_name(text: str) -> bool:
     """Whether `text` may name a model: what is found in the store's folder and is not a name is not ours."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_alias(text: str) -> bool:
+    """Whether `text` may be an alias; `latest` may not, it is the highest version."""
+    return text != LATEST and _ALIAS.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
