@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from paceline.cli.archives import models_export, models_import, models_pull, models_push
 from paceline.cli.config import config_show
 from paceline.cli.edge import edge
 from paceline.cli.keys import keys_client, keys_list, keys_new, keys_revoke
-from paceline.cli.models import models_delete, models_list, models_show, models_verify
+from paceline.cli.model_diff import models_diff
+from paceline.cli.models import models_alias, models_delete, models_list, models_show, models_verify
 from paceline.cli.predict import predict
 from paceline.cli.serve import failed_start, serve
 from paceline.cli.status import status
@@ -24,7 +26,7 @@ app = typer.Typer(
     context_settings=_HELP,
     epilog="Settings: flags > environment (PACELINE_SERVER__PORT) > paceline.toml > code > defaults; see: config show.",
 )
-models = typer.Typer(help="Look into the model store.", no_args_is_help=True, context_settings=_HELP)
+models = typer.Typer(help="Look into the model store, and move versions.", no_args_is_help=True, context_settings=_HELP)
 keys = typer.Typer(help="Say who may use a server from another machine.", no_args_is_help=True, context_settings=_HELP)
 config = typer.Typer(help="Look at the settings.", no_args_is_help=True, context_settings=_HELP)
 
@@ -38,6 +40,12 @@ models.command("list")(edge(models_list))
 models.command("show")(edge(models_show))
 models.command("verify")(edge(models_verify))
 models.command("delete")(edge(models_delete))
+models.command("alias")(edge(models_alias))
+models.command("diff")(edge(models_diff))
+models.command("export")(edge(models_export))
+models.command("import")(edge(models_import))
+models.command("push")(edge(models_push))
+models.command("pull")(edge(models_pull))
 keys.command("new")(edge(keys_new))
 keys.command("client")(edge(keys_client))
 keys.command("list")(edge(keys_list))

@@ -55,6 +55,14 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: S
         say(line(row))
 
 
+def printable(text: str) -> str:
+    """`text` with what could steer a terminal written out: labels and the like may come from elsewhere.
+
+    Colours of our own are added after it.
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def size(count: int) -> str:
     """A number of bytes, readable: "64 MiB"."""
     value, unit = float(count), "B"

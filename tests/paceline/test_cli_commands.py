@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from paceline.config import KEYS
 from paceline.protocol import dtypes
 from paceline.protocol.control import ProcessStatus, Status
 from paceline.protocol.errors import ConfigError, StartError
-from paceline.protocol.padding import Padding
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.store import ModelStore
 from paceline.supervisor import ServeOptions, events
@@ -61,62 +59,6 @@ def run(*words: str, code: int = 0, **options: Any) -> Result:
     result = CliRunner().invoke(app, list(words), **options)
     assert result.exit_code == code, (result.output, result.stderr, result.exception)
     return result
-
-
-def test_models_list_shows_every_version(store: ModelStore) -> None:
-    lines = run("models", "list").stdout.splitlines()
-    assert lines[0].split() == ["TAG", "FRAMEWORK", "SIZE", "CREATED", "METHODS", "LABELS"]
-    assert [line.split()[0] for line in lines[1:]] == ["net:1", "net:2"]
-    assert "2.0 KiB" in lines[1]
-    assert "stage=dev" in lines[1]
-    rows = json.loads(run("models", "list", "net", "--json").stdout)
-    assert [row["tag"] for row in rows] == ["net:1", "net:2"]
-    assert rows[0]["bytes"] == 2048
-    assert rows[0]["saved_here"] is True
-
-
-def test_models_list_of_an_empty_store_says_how_to_fill_it(home: Path) -> None:
-    result = run("models", "list")
-    assert not result.stdout
-    assert "save a model first" in result.stderr
-    assert json.loads(run("models", "list", "--json").stdout) == []
-
-
-def test_models_show_describes_methods_and_files(store: ModelStore) -> None:
-    text = run("models", "show", "net:latest").stdout
-    assert "net:2" in text
-    assert "__call__(x: f32[?, 4], mask: any (optional)): batches along dim 0" in text
-    assert "weights.bin  2.0 KiB" in text
-    shown = json.loads(run("models", "show", "net:1", "--json").stdout)
-    assert shown["methods"][0]["inputs"][0] == {"name": "x", "dtype": "f32", "shape": [-1, 4], "required": True}
-    assert shown["files"][0]["path"] == "weights.bin"
-
-
-def test_models_show_says_how_a_method_pads_and_leaves_its_mask_out(store: ModelStore) -> None:
-    manifest = store.get("net:2").manifest
-    method = replace(manifest.methods["__call__"], padding=Padding(1, 64, mask="mask"))
-    with store.create("padded", framework="custom", methods={"__call__": method}) as pending:
-        pending.write("weights.bin", [b"w"])
-    expected = "__call__(x: f32[?, 4]): batches along dim 0, padded along dim 1 to multiples of 64"
-    assert expected in run("models", "show", "padded").stdout
-
-
-def test_models_verify_finds_damage(store: ModelStore) -> None:
-    assert "is intact" in run("models", "verify", "net:1").stdout
-    assert json.loads(run("models", "verify", "net:1", "--json").stdout)["verified"] is True
-    path = store.get("net:1").path / "weights.bin"
-    path.chmod(0o600)
-    path.write_bytes(b"v" * 2048)
-    assert "error: " in run("models", "verify", "net:1", code=1).stderr
-
-
-def test_models_delete_asks_first(store: ModelStore) -> None:
-    assert "pass -y" in run("models", "delete", "net:1", code=2).stderr
-    assert "which version" in run("models", "delete", "net", "-y", code=2).stderr
-    assert store.versions("net") == ["1", "2"]
-    assert run("models", "delete", "net:1", "-y").stdout == "deleted net:1\n"
-    assert json.loads(run("models", "delete", "net:latest", "--yes", "--json").stdout) == {"deleted": "net:2"}
-    assert store.versions("net") == []
 
 
 def test_config_show_names_each_value_and_its_origin(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
