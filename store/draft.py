@@ -96,6 +96,13 @@ def storage_errors(path: Path, undone: str = "saved") -> Iterator[None]:
         ) from error
 
 
+def write_all(fd: int, data: memoryview) -> None:
+    """All of `data` (bytes) to `fd`."""
+    while data.nbytes:
+        written = os.write(fd, data[:_WRITE_BYTES_MAX])
+        data = data[written:]
+
+
 def _write_file(folder_fd: int, name: str, chunks: Iterable[Buffer]) -> FileEntry:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=folder_fd)
@@ -119,17 +126,11 @@ def _write_hashed(fd: int, chunks: Iterable[Buffer]) -> tuple[int, str]:
             data = data.cast("B")
             size += data.nbytes
             behind.append(hasher.submit(digest.update, data))
-            _write_all(fd, data)
+            write_all(fd, data)
             if len(behind) > _CHUNKS_BEHIND_MAX:
                 behind.popleft().result()
         os.fsync(fd)
     return size, digest.hexdigest()
-
-
-def _write_all(fd: int, data: memoryview) -> None:
-    while data.nbytes:
-        written = os.write(fd, data[:_WRITE_BYTES_MAX])
-        data = data[written:]
 
 
 def _adopt_file(folder_fd: int, name: str) -> FileEntry:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from paceline.protocol.errors import ConfigError, StoreError
+from paceline.store.draft import write_all
 from paceline.store.folders import sync_folder
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ def write_archive(path: Path, chunks: Iterable[bytes], *, replace_it: bool = Fal
     try:
         if path.exists() and not replace_it:
             raise _exists(str(path))
-        with open(part, "xb") as file:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
             for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+                write_all(fd, memoryview(chunk))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         os.rename(part, path)
         sync_folder(path.parent)
     except OSError as error:
