@@ -14,7 +14,7 @@ from typing import NamedTuple
 from paceline.runner.dispatcher.curve import Curve
 
 DISPATCHES = 2  # of one worker: a third saw no better
-DISPATCHES_POOL = 4  # of several: in simulation six or ten saw no better
+DISPATCHES_POOL = 3  # of several: in simulation six or ten saw no better
 HOPE = 0.3  # what a row of the batch that could follow counts of one that was served
 
 

@@ -19,6 +19,7 @@ from paceline.runner.dispatcher.table_book import Table, TableBook
 from paceline.runner.dispatcher.timing import WINDOW_BATCHES, Timing
 
 CERTAIN = 0.85  # of the arrivals that the past lets one expect: nobody is dropped for those that may not come
+CERTAIN_POOL = 0.7  # of several workers, where the next one is free soon
 PATIENCE_S = 30.0  # without a deadline a request counts as due so long after its arrival: between keys only
 
 
@@ -207,7 +208,8 @@ class Planner:
             state.arrivals.resize(max(min(budget_s, WINDOW_BATCHES * longest_s), 1e-6), now)
         if not self._fleet.in_step:
             return Outlook(CERTAIN * state.arrivals.lasting(now), budget_s)
-        return Outlook(state.arrivals.demand(now), budget_s, self._fleet.others_free_in(worker, start))
+        others = self._fleet.others_free_in(worker, start)
+        return Outlook(CERTAIN_POOL * state.arrivals.lasting(now), budget_s, others)
 
     def _gather(self, queue: KeyQueue, table: Table, choice: Choice, start: float) -> list[Waiting]:
         """In order; the first always goes, lower lanes fill the room that is left if their deadlines allow."""
