@@ -83,6 +83,10 @@ class Arrivals:
         ordered = sorted(self._budgets)
         return ordered[len(ordered) // 2] if ordered else inf
 
+    @property
+    def in_clusters(self) -> bool:
+        return self._cluster_gap_s > 0
+
     def cluster_ends_at(self, gap_s_max: float) -> float:
         """When arrivals that come in clusters, if they did lately, are likely to be over; else the time of the last."""
         return self._last + min(self._cluster_gap_s, gap_s_max)

@@ -3,12 +3,15 @@
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 
 from paceline.runner.dispatcher.arrivals import Arrivals
 from paceline.runner.dispatcher.pace import Hold, Pace, PaceCase
-from paceline.runner.dispatcher.queue import KeyQueue, Waiting
+from paceline.runner.dispatcher.queue import KeyQueue, Waiting, priority_of
 
+AGEING_STEPS = 16  # a request grows more urgent at most so much of ageing_s late: looking is not free
+LOWER_KEYS_MAX = 64  # so many keys are looked at for requests of lower classes to give up
 Urgency = tuple[int, float, float]
 
 
@@ -28,12 +31,14 @@ class KeyState:
 class Backlog:
     """`waiting` holds the keys with a queue; of the others only the last `keys_max` are remembered."""
 
-    def __init__(self, keys_max: int) -> None:
+    def __init__(self, keys_max: int, ageing_s: float = 0.0) -> None:
         self.rows = 0
+        self.ages_at = inf  # when `age` may have something to do
         self.waiting: dict[Hashable, KeyState] = {}
         self._idle: OrderedDict[Hashable, KeyState] = OrderedDict()
         self._caps: dict[Hashable, tuple[int, float]] = {}
         self._keys_max = keys_max
+        self._ageing_s = ageing_s or inf
 
     def states(self) -> list[KeyState]:
         """The keys that wait, else the last that did."""
@@ -47,7 +52,45 @@ class Backlog:
         state.queue.add(waiting)
         state.urgency = None
         self.rows += waiting.request.rows
+        if waiting.arrived_at + self._ageing_s < self.ages_at:
+            grown = waiting.request.priority - waiting.priority
+            self.ages_at = min(self.ages_at, waiting.arrived_at + (grown + 1) * self._ageing_s)
         return state
+
+    def age(self, now: float) -> list[Waiting]:
+        """Who has waited `ageing_s` is one class more urgent, and another for each `ageing_s` more: nobody starves.
+        Returns those for whom that is new, as they wait now."""
+        if now < self.ages_at:
+            return []
+        before = now - self._ageing_s
+        lanes = [lane for state in self.waiting.values() for lane in state.queue.lanes]
+        old = [waiting for lane in lanes for waiting in lane.entries if waiting.arrived_at <= before]
+        self.ages_at = now + self._ageing_s / AGEING_STEPS if lanes else inf
+        aged = [waiting for waiting in old if self._class(waiting, now) < waiting.priority]
+        for waiting in aged:
+            self.remove(waiting)
+        aged = [waiting._replace(priority=self._class(waiting, now)) for waiting in aged]
+        for waiting in aged:
+            self.add(waiting)
+        return aged
+
+    def _class(self, waiting: Waiting, now: float) -> int:
+        return waiting.request.priority - int((now - waiting.arrived_at) / self._ageing_s)
+
+    def lower(self, priority: int, rows: int) -> list[Waiting]:
+        """The least urgent requests of lower classes, as many as have so many rows; none if they have not."""
+        states = islice(self.waiting.values(), LOWER_KEYS_MAX)
+        lanes = [lane for state in states for lane in state.queue.lanes if lane.priority > priority]
+        if sum([lane.rows for lane in lanes]) < rows:
+            return []
+        found: list[Waiting] = []
+        for lane in sorted(lanes, key=priority_of, reverse=True):
+            for waiting in reversed(lane.entries):
+                if rows <= 0:
+                    return found
+                found.append(waiting)
+                rows -= waiting.request.rows
+        return found
 
     def remove(self, waiting: Waiting) -> None:
         state = self.waiting[waiting.request.key]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 QUEUE_ROWS_MAX = 65_536
-AGEING_S = 300.0
+AGEING_S = 10.0
+TABLE_AGEING_S = 300.0
 KEYS_MAX = 256
 
 
@@ -27,14 +28,15 @@ class DispatcherConfig:
     quantile: float = 0.5  # of measured / predicted: the factor on every prediction, 0.5 = none
     buckets: tuple[int, ...] = ()  # batch sizes round up to these
     queue_rows_max: int = QUEUE_ROWS_MAX
-    ageing_s: float = AGEING_S  # a learned size that was not measured for this long is forgotten and tried again
+    ageing_s: float = AGEING_S  # for every so long that it has waited a request is one class more urgent; 0 = never
+    table_ageing_s: float = TABLE_AGEING_S  # a learned size not measured for this long is forgotten and tried again
     keys_max: int = KEYS_MAX  # bound on latency tables, caps and idle keys remembered
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "starts_max", "queue_rows_max", "keys_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("reply_s", "prefetch_s", "ageing_s"):
+        for name in ("reply_s", "prefetch_s", "ageing_s", "table_ageing_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0 seconds, got {getattr(self, name)}")
         if not 0 < self.quantile < 1:

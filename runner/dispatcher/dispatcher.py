@@ -48,7 +48,7 @@ class Dispatcher:
 
     def __init__(self, config: DispatcherConfig) -> None:
         self._config = config
-        self._backlog = Backlog(config.keys_max)
+        self._backlog = Backlog(config.keys_max, config.ageing_s)
         self._fleet = Fleet(config.prefetch_s)
         self._tables = TableBook(config)
         timing = Timing(config, self._fleet, self._tables)
@@ -90,6 +90,9 @@ class Dispatcher:
             raise refused
         if now >= self._wake_at:
             self._expire(now)
+        if now >= self._backlog.ages_at:
+            for waiting in self._backlog.age(now):
+                self._live[waiting.request.request_id] = waiting
         self._decide(now)
         if self._backlog.rows:
             self._wake()
@@ -155,11 +158,20 @@ class Dispatcher:
         if self._backlog.rows + request.rows > self._config.queue_rows_max:
             if now >= self._wake_at:
                 self._expire(now)
-            if self._backlog.rows + request.rows > self._config.queue_rows_max:
+            surplus = self._backlog.rows + request.rows - self._config.queue_rows_max
+            if surplus > 0 and not self._give_up(self._backlog.lower(request.priority, surplus)):
                 return RejectReason.QUEUE_FULL
         if self._tables.any_given and self._planner.is_infeasible(request, now):
             return RejectReason.INFEASIBLE
         return None
+
+    def _give_up(self, lower: list[Waiting]) -> bool:
+        """A full queue has room for a request as long as less urgent ones wait."""
+        for waiting in lower:
+            self._backlog.remove(waiting)
+            del self._live[waiting.request.request_id]
+            self._reject(waiting.request.request_id, RejectReason.QUEUE_FULL)
+        return bool(lower)
 
     def _cancel(self, request_id: Hashable) -> None:
         held = self._live.pop(request_id, None)

@@ -95,12 +95,11 @@ class Planner:
 
     def hold_until(self, state: KeyState, worker: Worker, start: float, now: float) -> float:
         """A time up to `start` means that the key's batch may go to this worker."""
-        if not self._fleet.in_step and len(self._fleet) > 1:
-            return -inf
-        cap = self.cap(state.queue.head.request, now)
         if self._fleet.in_step:
-            return self._timing.hold_until(state, worker, cap, start, now)
-        return self._timing.cluster_ends_at(state, worker, cap, start)
+            return self._timing.hold_until(state, worker, self.cap(state.queue.head.request, now), start, now)
+        if len(self._fleet) > 1 or not state.arrivals.in_clusters:
+            return -inf
+        return self._timing.cluster_ends_at(state, worker, self.cap(state.queue.head.request, now), start)
 
     # Which key
 

@@ -32,6 +32,11 @@ def deadline_of(waiting: Waiting) -> float:
     return waiting.deadline
 
 
+def priority_of(lane: "Lane") -> int:
+    """What the lanes of a queue are sorted by."""
+    return lane.priority
+
+
 class Lane:
     """The waiting requests of one priority, sorted."""
 
@@ -90,7 +95,7 @@ class KeyQueue:
 
     def _lane(self, priority: int) -> Lane:
         lanes = self.lanes
-        at = bisect_left(lanes, priority, key=lambda lane: lane.priority)
+        at = bisect_left(lanes, priority, key=priority_of)
         if at == len(lanes) or lanes[at].priority != priority:
             lanes.insert(at, Lane(priority))
         return lanes[at]

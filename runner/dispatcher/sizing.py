@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf, nextafter
 
 from paceline.runner.dispatcher.curve import INSTANT_S, Curve
 from paceline.runner.dispatcher.look_ahead import LookAhead
@@ -113,7 +114,8 @@ def _choices(
         if index == full:
             return choices
         wanted = min(max(size + 1, int(size * GROWTH)), rest)
-        enough = at + curve.seconds(wanted)
+        later = nextafter(entries[index].deadline, inf)  # of equals nobody is skipped alone
+        enough = max(at + curve.seconds(wanted), later)
         index = full if len(choices) >= CHOICES_MAX else bisect_left(entries, enough, index + 1, full, key=deadline_of)
 
 

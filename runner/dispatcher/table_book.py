@@ -56,7 +56,7 @@ class TableBook:
         return LatencyTable(points, self._buckets, self._config.quantile)
 
     def _fresh(self, pool: LearnedTable | None) -> LearnedTable:
-        return LearnedTable(self._buckets, self._config.quantile, self._config.ageing_s, pool)
+        return LearnedTable(self._buckets, self._config.quantile, self._config.table_ageing_s, pool)
 
     def _remember(
         self,

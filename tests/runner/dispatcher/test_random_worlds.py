@@ -5,7 +5,7 @@ import pytest
 from tests.runner.dispatcher.world import World
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(500))
 def test_every_promise_holds_in_a_random_world(seed: int) -> None:
     World(seed).run()
 

@@ -76,7 +76,8 @@ class World:
             buckets=random.choice(((), (4, 16, 64))),
             queue_rows_max=random.choice((40, 10_000)),
             quantile=random.choice((0.5, 0.9)),
-            ageing_s=random.choice((0.1, 300.0)),
+            ageing_s=random.choice((0.0, 0.1, 10.0)),
+            table_ageing_s=random.choice((0.1, 300.0)),
             keys_max=random.choice((4, 256)),
         )
         self.dispatcher = Dispatcher(self.config)
@@ -271,9 +272,9 @@ class World:
     def _check_order(self, people: list[Person]) -> None:
         """Of equals, nobody who waits came before somebody who goes."""
         going = {person.arrived.request_id for person in people}
-        last = {_rank(person): person.order for person in sorted(people, key=lambda person: person.order)}
+        last = {self._rank(person): person.order for person in sorted(people, key=lambda person: person.order)}
         for request_id, person in self.queued.items():
-            overtaken = request_id not in going and person.order < last.get(_rank(person), (-inf, 0))
+            overtaken = request_id not in going and person.order < last.get(self._rank(person), (-inf, 0))
             self._check(not overtaken, f"{request_id} was overtaken by an equal")
 
     def _check_hold(self) -> None:
@@ -286,6 +287,17 @@ class World:
         earliest = min(person.arrived.deadline for person in self.queued.values())
         self._check(bool(self.timers), f"{idle} wait for nothing beside {list(self.queued)}")
         self._check(self.now < self.timers[0] <= earliest, f"{idle} wait until {self.timers[0]}, due {earliest}")
+
+    def _rank(self, person: Person) -> tuple[object, ...]:
+        """Equal for those of whom the first goes first. Who may be growing more urgent just now is equal to nobody."""
+        arrived = person.arrived
+        rank = (arrived.key, arrived.priority, arrived.deadline)
+        ageing_s = self.config.ageing_s
+        if not ageing_s:
+            return rank
+        waited = (self.now - person.order[0]) / ageing_s
+        grown = int(waited)
+        return (*rank, grown) if int(waited - 1 / 16) == grown else (*rank, grown, arrived.request_id)
 
     def _check_worker(self, dispatch: Dispatch) -> None:
         assert isinstance(dispatch.worker_id, int)
@@ -320,7 +332,3 @@ class World:
 
     def _check(self, holds: bool, what: str) -> None:
         assert holds, f"seed {self.seed} at {self.now:.6f}: {what}"
-
-
-def _rank(person: Person) -> tuple[object, int, float]:
-    return person.arrived.key, person.arrived.priority, person.arrived.deadline
