@@ -66,3 +66,20 @@ def test_every_python_block_is_python_and_uses_names_that_exist(document: Path) 
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "paceline":
                 assert hasattr(paceline, node.attr), f"{document}: paceline.{node.attr}"
+
+
+def test_the_store_page_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PACELINE_HOME", str(tmp_path / "home"))
+    text = (ROOT / "docs" / "store.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/store.md", "exec"), names)
+    said = [match[1] for match in re.finditer(r"print\(.*\)  # (.*)", text)]
+    assert len(said) > 10
+    printed = capsys.readouterr().out.splitlines()
+    for line in said:  # a remark may follow the value, behind a colon
+        assert any(each == line or line.startswith(f"{each}: ") for each in printed), line
