@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StoreError,
         TooLarge,
         Unauthorized,
+        UnsupportedMediaType,
         VersionNotFound,
         WorkerLost,
     )
@@ -67,6 +68,7 @@ __all__ = [
     "StoreError",
     "TooLarge",
     "Unauthorized",
+    "UnsupportedMediaType",
     "VersionNotFound",
     "WorkerLost",
     "__version__",

@@ -9,6 +9,7 @@
     │   ├── ModelNotFound            404
     │   ├── VersionNotFound          404
     │   ├── TooLarge                 413
+    │   ├── UnsupportedMediaType     415  a content type or encoding that is not read here
     │   ├── ModelRejectedInput       422  the model itself refused this request alone
     │   ├── PoisonInput              422  this request kills workers
     │   ├── QueueFull                429
@@ -85,6 +86,10 @@ class TooLarge(RequestError):
     code, http_status = "too_large", 413
 
 
+class UnsupportedMediaType(RequestError):
+    code, http_status = "unsupported_media_type", 415
+
+
 class ModelRejectedInput(RequestError):
     code, http_status = "model_rejected_input", 422
 
@@ -155,6 +160,7 @@ ERRORS_BY_CODE: dict[str, type[RequestError]] = {
         ModelNotFound,
         VersionNotFound,
         TooLarge,
+        UnsupportedMediaType,
         ModelRejectedInput,
         PoisonInput,
         QueueFull,

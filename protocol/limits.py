@@ -51,6 +51,13 @@ HEADERS_READ_S = 10.0
 BODY_CHUNKS_MAX = 65_536
 REQUEST_ID_CHARS_MAX = 128
 
+# One request of a service: an image before it is decoded, the parts of a form, the functions that run in threads and
+# those that wait for one.
+IMAGE_PIXELS_MAX = 40_000_000
+FORM_PARTS_MAX = 64
+SERVICE_THREADS = 16
+SERVICE_WAITING_MAX = 1024
+
 # One API server's window per dispatch host, returned by answers; and what waits behind it.
 WINDOW_REQUESTS = 1024
 WINDOW_BYTES = 256 * 1024 * 1024

@@ -17,6 +17,7 @@ STATUSES = {
     "model_not_found": 404,
     "version_not_found": 404,
     "too_large": 413,
+    "unsupported_media_type": 415,
     "model_rejected_input": 422,
     "poison_input": 422,
     "queue_full": 429,
