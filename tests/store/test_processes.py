@@ -38,7 +38,7 @@ def wait(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 """
 
-KILL = """
+ARM = """
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "link", "unlink", "rmdir", "close", "fchmod")
 
 def arm(point, after):
@@ -61,8 +61,10 @@ def arm(point, after):
         return counted
     for name in CALLS:
         setattr(os, name, wrap(name, getattr(os, name)))
+"""
 
-def points(old, after):
+KILL = """
+def kill_at_each_point(old, after):
     point = 0
     while True:
         point += 1
@@ -91,7 +93,126 @@ def points(old, after):
         assert number > max(versions, default=0), number
         check(home, {b"old", b"new", b"next"})
 
-print(*[points(old, after) for old in (0, 1) for after in (False, True)])
+print(*[kill_at_each_point(old, after) for old in (0, 1) for after in (False, True)])
+"""
+
+KILL_CHANGES = """
+# The same for what changes or brings versions: a state per operation that is neither old nor new would show.
+import shutil
+
+home = Path(sys.argv[1]) / "prepared"
+for data in (b"1", b"2"):
+    save(home, data)
+ModelStore(home).set_alias("net:1", "prod")
+for _ in range(3):
+    save(home / "other", b"3")
+ModelStore(home / "other").export("net:3", home / "archive")
+
+OPERATIONS = {
+    "move": lambda store, archive: store.set_alias("net:2", "prod"),
+    "remove": lambda store, archive: store.remove_alias("net@prod"),
+    "delete": lambda store, archive: store.delete("net:2"),
+    "force": lambda store, archive: store.delete("net:1", force=True),
+    "import": lambda store, archive: store.import_archive(archive),
+    "export": lambda store, archive: store.export("net:1", archive.with_name("out")),
+}
+
+def state(store, archive):
+    versions = {number: store.verify(f"net:{number}").read("a.bin") for number in store.versions("net")}
+    aliases = {alias: version for alias, version in store.aliases("net").items() if version in versions}
+    out = archive.with_name("out")
+    checked = ModelStore(out.with_name("checked"))
+    return versions, aliases, checked.import_archive(out, name="net").version.digest if out.exists() else None
+
+def kill_at_each_point(name, after):
+    seen = []
+    for point in range(1, 500):
+        home = Path(sys.argv[1]) / f"{name}-{after}-{point}"
+        shutil.copytree(Path(sys.argv[1]) / "prepared", home)
+        store, archive = ModelStore(home), home / "archive"
+        before = state(store, archive)
+        pid = os.fork()
+        if pid == 0:
+            arm(point, after)
+            OPERATIONS[name](store, archive)
+            os._exit(0)
+        code = wait(pid)
+        assert code in (0, -signal.SIGKILL), code
+        seen.append(state(store, archive))
+        if code == 0:
+            break
+        # No lock stays behind: everybody can go on.
+        store.set_alias("net:latest", "next")
+        later = ModelStore(home, wall_clock=lambda: time.time() + 7200)
+        later.sweep()
+        assert os.listdir(home / "models" / ".tmp") == []
+    assert code == 0 and seen[-1] != before
+    assert all(each in (before, seen[-1]) for each in seen), (name, seen)
+    return point
+
+print(*[kill_at_each_point(name, after) for name in OPERATIONS for after in (False, True)])
+"""
+
+ALIASES = """
+# Eight movers of one alias, two deleters with force, a reader: it names a version that is there, or none at all.
+home = Path(sys.argv[1])
+for number in range(6):
+    save(home, b"x")
+ModelStore(home).set_alias("net:6", "prod")
+
+def mover(index):
+    store = ModelStore(home)
+    for step in range(40):
+        store.set_alias(f"net:{(index + step) % 3 + 4}", "prod")
+
+def reader():
+    store = ModelStore(home)
+    for _ in range(400):
+        assert store.get("net@prod").tag.version in ("4", "5", "6")
+
+def deleter(number):
+    ModelStore(home).delete(f"net:{number}", force=True)
+
+children = [lambda index=index: mover(index) for index in range(8)] + [reader, reader]
+children += [lambda number=number: deleter(number) for number in (1, 2)]
+pids = []
+for child in children:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    pids.append(pid)
+assert [wait(pid) for pid in pids] == [0] * len(pids)
+assert ModelStore(home).versions("net") == ["3", "4", "5", "6"]
+assert os.listdir(home / "models" / ".tmp") == []
+"""
+
+IMPORTS = """
+# Eight bring the same version at once, eight the same under new numbers: one of each tag is new, all are whole.
+home, archive = Path(sys.argv[1]) / "home", Path(sys.argv[1]) / "archive"
+save(home.with_name("other"), b"x")
+ModelStore(home.with_name("other")).export("net:1", archive)
+pids = []
+for index in range(16):
+    pid = os.fork()
+    if pid == 0:
+        from paceline.protocol.errors import StoreError
+        try:
+            ModelStore(home).import_archive(archive, name="copy" if index % 2 else None)
+        except StoreError as error:
+            os._exit(0 if "came into the store meanwhile" in str(error) else 1)
+        os._exit(0)
+    pids.append(pid)
+assert [wait(pid) for pid in pids] == [0] * 16
+store = ModelStore(home)
+assert [str(version.tag) for version in store.list()] == [f"copy:{number}" for number in range(1, 9)] + ["net:1"]
+for tag in store.tags():
+    store.verify(tag)
+assert os.listdir(home / "models" / ".tmp") == []
 """
 
 SAVES = """
@@ -151,10 +272,24 @@ def run(program: str, *arguments: object) -> str:
 
 
 def test_a_kill_at_any_point_of_a_save_leaves_the_old_state_or_the_whole_new_one(tmp_path: Path) -> None:
-    points = [int(text) for text in run(KILL, tmp_path).split()]
+    points = [int(text) for text in run(ARM + KILL, tmp_path).split()]
     assert len(points) == 4
     assert min(points) >= 25
     assert sum(points) >= 100
+
+
+def test_a_kill_at_any_point_of_a_change_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
+    points = [int(text) for text in run(ARM + KILL_CHANGES, tmp_path).split()]
+    assert len(points) == 12
+    assert min(points) >= 4
+
+
+def test_an_alias_that_many_move_at_once_always_names_a_version(tmp_path: Path) -> None:
+    run(ALIASES, tmp_path)
+
+
+def test_one_archive_that_many_import_at_once_is_stored_once(tmp_path: Path) -> None:
+    run(IMPORTS, tmp_path)
 
 
 def test_32_concurrent_saves_make_32_versions_and_no_reader_fails(tmp_path: Path) -> None:
