@@ -50,6 +50,16 @@ def test_latest_is_resolved_once_and_for_all(home: Path) -> None:
     assert (spec.http.port, spec.run_dir) == (4711, "/run/p")
 
 
+def test_an_alias_is_served_under_its_name_and_its_number(home: Path) -> None:
+    store = ModelStore(home)
+    store.set_alias("net:1", "prod")
+    (net,) = inspect(request(home, "net@prod")).runners
+    store.set_alias("net:2", "prod")  # moves for the next start
+    assert (net.name, net.version, net.aliases) == ("net", "1", ("prod",))
+    with pytest.raises(VersionNotFound, match='Did you mean "prod"'):
+        inspect(request(home, "net@prd"))
+
+
 def test_where_other_machines_connect_is_in_the_spec_and_their_keys_only_as_a_path(home: Path) -> None:
     assert inspect(request(home, "net")).native == NativeSpec()
     assert inspect(request(home, "net", native_keys="/etc/keys")).native == NativeSpec()
@@ -84,9 +94,7 @@ def test_settings_reach_their_runner(home: Path) -> None:
         ({"devices": "cpu,cpu"}, "central"),
     ],
 )
-def test_several_workers_have_one_queue_unless_told_otherwise(
-    home: Path, flags: dict[str, Any], dispatch: str
-) -> None:
+def test_several_workers_have_one_queue_unless_told_otherwise(home: Path, flags: dict[str, Any], dispatch: str) -> None:
     assert inspect(request(home, "net", **flags)).runners[0].dispatch == dispatch
 
 
