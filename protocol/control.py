@@ -149,11 +149,12 @@ class ProcessStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The supervisor's answer: itself and every child."""
+    """The supervisor's answer: itself and every child. `service`: the name of the one that is served, or empty."""
 
     version: str
     url: str
     draining: bool
+    service: str
     processes: tuple[ProcessStatus, ...]
 
 

@@ -23,13 +23,14 @@ from paceline.protocol.tcp import PORT_MAX, split_tcp, tcp_address
 
 @dataclass(frozen=True, slots=True)
 class RunnerSpec:
-    """One runner: which stored version it serves, its methods, and how it may run.
+    """One runner: which stored version or Runnable class it serves, its methods, and how it may run.
 
-    `digest` is the version's sha256; `threads` the torch threads of each worker; `devices` one entry per worker, or one
-    for all. `dispatch`: "worker" or "central". `buckets`: batch rows are padded up to the next of these, empty = not at
-    all. `latency_table`: (rows, milliseconds) of one batch where they are known, empty = learned. `record`: where
-    decisions are recorded, see ServeSpec.record_path; empty = nowhere. Times in milliseconds as in the config; None =
-    off or learned.
+    `runnable`: "module:qualname" of a class in the service's folder and `init` its parameters (MessagePack), both empty
+    for a stored version. `digest` is the version's sha256, or that of the class's source and parameters; `threads` the
+    torch threads of each worker; `devices` one entry per worker, or one for all. `dispatch`: "worker" or "central".
+    `buckets`: batch rows are padded up to the next of these, empty = not at all. `latency_table`: (rows, milliseconds)
+    of one batch where they are known, empty = learned. `record`: where decisions are recorded, see
+    ServeSpec.record_path; empty = nowhere. Times in milliseconds as in the config; None = off or learned.
     """
 
     name: str
@@ -52,6 +53,8 @@ class RunnerSpec:
     trust: bool = False
     aliases: tuple[str, ...] = ()
     record: str = ""
+    runnable: str = ""
+    init: bytes = b""
 
     @property
     def is_central(self) -> bool:
@@ -94,13 +97,27 @@ class NativeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """The user's service: `target` ("service:svc") is imported in `folder` by each API server; `routes` are its paths.
+    `store_home`: the store that its code means when it names none."""
+
+    target: str
+    folder: str
+    name: str
+    routes: tuple[str, ...]
+    store_home: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSpec:
-    """One server: its runners by name, its HTTP side, the private run directory (0700), its side for other machines."""
+    """One server: its runners by name, its HTTP side, the private run directory (0700), its side for other machines,
+    and the service that it serves, if it is not models alone."""
 
     runners: tuple[RunnerSpec, ...]
     http: HttpSpec
     run_dir: str
     native: NativeSpec = NativeSpec()
+    service: ServiceSpec | None = None
 
     def runner(self, name: str) -> RunnerSpec:
         """The runner `name`. Raises ModelNotFound that names the nearest."""
@@ -135,8 +152,8 @@ class ServeSpec:
         return str(path.parent / f"{path.stem}.{runner}-{index}{path.suffix}")
 
     def for_remote(self) -> ServeSpec:
-        """What a client on another machine is told: no path and no address of this one."""
-        runners = tuple(replace(runner, store_home="", record="") for runner in self.runners)
+        """What a client on another machine is told: no path and no address of this one, and nothing of its code."""
+        runners = tuple(replace(runner, store_home="", record="", runnable="", init=b"") for runner in self.runners)
         return ServeSpec(runners, replace(self.http, host="", port=0), "")
 
 
@@ -187,10 +204,11 @@ def _serve_plain(spec: ServeSpec) -> dict[str, object]:
         "http": _named_plain(spec.http),
         "run_dir": spec.run_dir,
         "native": _named_plain(spec.native),
+        "service": None if spec.service is None else _named_plain(spec.service),
     }
 
 
-def _named_plain(spec: RunnerSpec | HttpSpec | NativeSpec | ChildSpec) -> dict[str, object]:
+def _named_plain(spec: RunnerSpec | HttpSpec | NativeSpec | ServiceSpec | ChildSpec) -> dict[str, object]:
     return {f.name: getattr(spec, f.name) for f in fields(spec)}
 
 
@@ -227,6 +245,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "RunnerSpec": partial(_build, RunnerSpec),
     "HttpSpec": partial(_build, HttpSpec),
     "NativeSpec": partial(_build, NativeSpec),
+    "ServiceSpec": partial(_build, ServiceSpec),
     "MethodSpec": _method,
     "tuple[int, float]": _point,
 }

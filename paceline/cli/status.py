@@ -36,7 +36,8 @@ def status(
         say_json(asdict(found))
         return
     state = styled("draining", "yellow") if found.draining else styled("serving", "green")
-    say(f"paceline {found.version} on {found.url}: {state}")
+    service = f" service {found.service}" if found.service else ""
+    say(f"paceline {found.version} on {found.url}:{service} {state}")
     say()
     columns(
         ("process", "kind", "pid", "state", "device", "uptime", "restarts", "requests", "rss"),

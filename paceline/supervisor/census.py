@@ -13,8 +13,8 @@ from paceline.protocol.slot import read_slot
 from paceline.supervisor.seat import Seat
 
 
-def census(seats: Iterable[Seat], url: str, draining: bool, started_at: float, now: float) -> Status:
-    """Everybody's state at `now`."""
+def census(seats: Iterable[Seat], url: str, draining: bool, service: str, started_at: float, now: float) -> Status:
+    """Everybody's state at `now`; `service` is the name of the one that is served."""
     own = ProcessStatus(
         kind="supervisor",
         runner="",
@@ -30,7 +30,7 @@ def census(seats: Iterable[Seat], url: str, draining: bool, started_at: float, n
         rss_bytes=_rss_bytes(os.getpid()),
         last_death="",
     )
-    return Status(_version(), url, draining, (own, *[_process(seat, now) for seat in seats]))
+    return Status(_version(), url, draining, service, (own, *[_process(seat, now) for seat in seats]))
 
 
 def _process(seat: Seat, now: float) -> ProcessStatus:

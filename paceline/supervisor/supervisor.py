@@ -15,7 +15,7 @@ from paceline.config.settings import default_run_dir
 from paceline.protocol import channel
 from paceline.protocol.channel import Channels, ipc_address
 from paceline.protocol.clock import SystemClock
-from paceline.protocol.control import ChildState, Drain, Hello, State, StatusRequest
+from paceline.protocol.control import ChildState, Drain, Hello, State, Status, StatusRequest
 from paceline.protocol.keys import load_server
 from paceline.protocol.spec import ServeSpec
 from paceline.supervisor.census import census
@@ -193,8 +193,7 @@ class Supervisor:
                 if message.incarnation == peer:
                     self._crew.heard(message, now)
             elif isinstance(message, StatusRequest):
-                status = census(self._crew.seats, self._listeners.url, self._draining, self._started_at, now)
-                self._board.send(peer, status)
+                self._board.send(peer, self._status(now))
 
     def _greet(self, peer: bytes, hello: Hello) -> None:
         if hello.kind == "client":
@@ -208,6 +207,10 @@ class Supervisor:
         picture = self._crew.pictures.seen_by(seat)
         if picture is not None:
             self._board.subscribe(peer, False, picture)
+
+    def _status(self, now: float) -> Status:
+        service = self._spec.service.name if self._spec.service is not None else ""
+        return census(self._crew.seats, self._listeners.url, self._draining, service, self._started_at, now)
 
     def _publish(self) -> None:
         for picture in self._crew.pictures.changed():

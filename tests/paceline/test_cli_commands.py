@@ -132,7 +132,7 @@ def test_predict_asks_the_configured_server_else_the_one_that_lives(
     alive: list[Path] = []
     monkeypatch.setattr("paceline.supervisor.live_run_dirs", lambda _: alive)
     with FakeServer(echo) as server:
-        monkeypatch.setattr("paceline.supervisor.fetch_status", lambda _: Status("0", server.url, False, ()))
+        monkeypatch.setattr("paceline.supervisor.fetch_status", lambda _: Status("0", server.url, False, "", ()))
         alive.append(home / "run" / "p1")
         assert run("predict", "echo", "[1.5]").stdout.startswith("output_0")
         alive.append(home / "run" / "p2")
@@ -218,7 +218,7 @@ def test_status_is_a_table_or_json(home: Path, monkeypatch: pytest.MonkeyPatch) 
         asked.append(run_dir)
         supervisor = a_process(kind="supervisor", runner="", device="")
         broker = a_process(kind="broker", device="", last_death="killed by signal 9")
-        return Status("0.1", "http://h:1", False, (supervisor, broker, a_process()))
+        return Status("0.1", "http://h:1", False, "", (supervisor, broker, a_process()))
 
     monkeypatch.setattr("paceline.supervisor.fetch_status", fetch)
     lines = run("status", "--run-dir", "/run/x").stdout.splitlines()
@@ -231,6 +231,8 @@ def test_status_is_a_table_or_json(home: Path, monkeypatch: pytest.MonkeyPatch) 
     shown = json.loads(run("status", "--json").stdout)
     assert shown["processes"][1]["rss_bytes"] == 300 * 1024 * 1024
     assert asked == [Path("/run/x"), home / "run" / "p8000"]
+    monkeypatch.setattr("paceline.supervisor.fetch_status", lambda _: Status("0.1", "http://h:1", False, "shop", ()))
+    assert run("status").stdout.splitlines()[0] == "paceline 0.1 on http://h:1: service shop serving"
 
 
 def test_status_finds_the_one_server_that_lives(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from paceline.protocol.forecast import BacklogPoint, Forecast, KeyTable
 from paceline.protocol.messages import Answers, Cancel, Failure, Infer, InferItem, Message, Result
 from paceline.protocol.remote import as_sent
 from paceline.protocol.signature import InputSpec, MethodSpec
-from paceline.protocol.spec import ChildSpec, HttpSpec, NativeSpec, RunnerSpec, ServeSpec
+from paceline.protocol.spec import ChildSpec, HttpSpec, NativeSpec, RunnerSpec, ServeSpec, ServiceSpec
 from paceline.protocol.tensor import Strings, Tensor, from_numpy
 from paceline.protocol.tree import Tree
 
@@ -168,10 +168,12 @@ SERVE = ServeSpec(
     (
         RunnerSpec("net", "net", "3", "ab" * 32, "pytorch", "/store", (METHOD, MethodSpec("embed")), workers=2),
         RunnerSpec("add", "add", "1", "cd" * 32, "torchscript", "/store", (), queue_timeout_ms=5.0, aliases=("prod",)),
+        RunnerSpec("own", "own", "1", "ef" * 32, "runnable", "/store", (), runnable="service:Own", init=b"\x80"),
     ),
     HttpSpec(port=0, api_workers=2),
     "/run/paceline",
     NativeSpec("tcp://0.0.0.0:7400", "/etc/paceline/keys"),
+    ServiceSpec("service:svc", "/home/user", "svc", ("/predict", "/docs"), "/store"),
 )
 CHILD = ChildSpec(SERVE, "worker", "net", 1, WORKER, "ipc:///run/paceline/c", "/run/paceline/slot-1", 4321, 9, (5, 6))
 
@@ -198,6 +200,7 @@ CONTROL: dict[str, ControlMessage] = {
         "0.1.0",
         "http://127.0.0.1:8000",
         False,
+        "test_service",
         (
             control.ProcessStatus(
                 "worker", "net", 1, 1234, "ready", "cpu", 12.5, 1, 1000, 100, 4000, 2**28, "killed by SIGKILL"

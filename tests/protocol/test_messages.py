@@ -279,8 +279,8 @@ def spec_bytes(change: Callable[[dict[str, Any]], object]) -> bytes:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda p: p.pop("run_dir"), "ServeSpec is not a map of its 4 fields"),
-        (lambda p: p.update(extra=1), "ServeSpec is not a map of its 4 fields"),
+        (lambda p: p.pop("run_dir"), "ServeSpec is not a map of its 5 fields"),
+        (lambda p: p.update(extra=1), "ServeSpec is not a map of its 5 fields"),
         (lambda p: p["http"].update(port="80"), "HttpSpec.port is str, expected int"),
         (lambda p: p["runners"][0].update(workers=None), "RunnerSpec.workers is NoneType, expected int"),
         (lambda p: p["runners"][0].update(devices=["cpu", 1]), "RunnerSpec.devices is 1, expected"),
