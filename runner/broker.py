@@ -3,13 +3,14 @@
     python -m paceline.runner.broker FD        FD: a pipe with the ChildSpec
 
 It owns the process (signals, control connection, slot, heartbeat, exit code); the Exchange owns the requests. No torch
-and no user code: whatever a model does, its queue lives on. Exit code 0: drained.
+and no user code: whatever a model does, its queue lives on. Exit codes: 0 drained, 3 it could not start.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from paceline.protocol import child, log
 from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_address, wait
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import Drain, State
+from paceline.protocol.errors import StartError
 from paceline.protocol.signals import SignalPipe
 from paceline.protocol.spec import ChildSpec
 from paceline.runner.crossing import Crossing, open_remote
@@ -26,7 +28,9 @@ from paceline.runner.desk import Desk
 from paceline.runner.dispatching import dispatcher_for
 from paceline.runner.exchange import Exchange
 from paceline.runner.intake import limits_for
-from paceline.runner.supervision import Supervision
+from paceline.runner.supervision import START_FAILED_EXIT, Supervision
+
+logger = logging.getLogger(__name__)
 
 _SLEEP_S_MAX = 60.0
 
@@ -79,6 +83,10 @@ class Broker:
     def stop(self) -> None:
         self._supervision.stop()
 
+    def fail(self, error: StartError) -> None:
+        """Tell the supervisor why this broker cannot serve."""
+        self._supervision.fail(error)
+
     def _bind(self, kind: str) -> ServerSocket:
         return self._channels.bind(ipc_address(Path(self._spec.serve.run_dir) / f"{kind}-{os.urandom(8).hex()}"))
 
@@ -94,7 +102,12 @@ def main(argv: list[str]) -> int:
     with Channels() as channels, SignalPipe() as signals:
         broker = Broker(spec, channels, signals)
         broker.start()
-        broker.wait_ready()
+        try:
+            broker.wait_ready()
+        except StartError as error:
+            logger.error("broker cannot start", extra={"runner": spec.runner, "error": str(error)})
+            broker.fail(error)
+            return START_FAILED_EXIT
         broker.serve()
         broker.stop()
     return 0

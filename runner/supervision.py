@@ -23,6 +23,7 @@ from paceline.protocol.spec import ChildSpec
 logger = logging.getLogger(__name__)
 
 DETAIL_CHARS_MAX = 2000
+START_FAILED_EXIT = 3  # after `fail`
 
 
 class Supervision:

@@ -32,13 +32,12 @@ from paceline.runner.execution import Engine
 from paceline.runner.host import Host
 from paceline.runner.intake import limits_for
 from paceline.runner.station import Station
-from paceline.runner.supervision import Supervision
+from paceline.runner.supervision import START_FAILED_EXIT, Supervision
 from paceline.runner.warm_up import warm_up
 from paceline.store import ModelStore, StoredVersion, Tag
 
 logger = logging.getLogger(__name__)
 
-LOAD_FAILED_EXIT = 3
 DEVICE_BROKEN_EXIT = 4
 _SLEEP_S_MAX = 60.0
 
@@ -186,14 +185,14 @@ def main(argv: list[str]) -> int:
             ids = {"runner": spec.runner, "index": spec.index, "error": str(error)}
             logger.error("worker cannot load its model", extra=ids, exc_info=trace)
             worker.fail(error)
-            return LOAD_FAILED_EXIT
+            return START_FAILED_EXIT
         try:
             worker.serve()
         except StartError as error:
             ids = {"runner": spec.runner, "index": spec.index, "error": str(error)}
             logger.error("worker cannot serve", extra=ids)
             worker.fail(error)
-            return LOAD_FAILED_EXIT
+            return START_FAILED_EXIT
         except DeviceBroken as error:
             logger.critical("device lost", extra={"runner": spec.runner, "index": spec.index, "error": str(error)})
             # At once: a lost CUDA context can hang every destructor. Answers still in the pipes are sent again.

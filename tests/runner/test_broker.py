@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from paceline.protocol import limits
 from paceline.protocol.control import Drain, Host, LostHost, State, Topology
 from paceline.protocol.messages import Failure, Infer, Result
 from paceline.protocol.spec import RunnerSpec
 from paceline.protocol.tensor import Tensor
+from paceline.runner.supervision import START_FAILED_EXIT
 from tests.runner.processes import ChildProcess, row, saved_runner, started
 
 pytestmark = pytest.mark.e2e
@@ -148,6 +150,15 @@ def test_worker_lives_on_when_its_broker_dies_and_serves_the_next(ward: Ward) ->
     assert numbers(second.answers(second.infer(row(4.0)))) == [8.0]
     worker.tell(Drain(10.0))
     assert worker.exit_code() == 0
+
+
+def test_broker_that_cannot_bind_says_failed_with_the_reason(runner: RunnerSpec, tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * (limits.IPC_PATH_BYTES_MAX - len(os.fsencode(tmp_path)) - 15))
+    folder.mkdir()  # names as short as the test's own fit, those of a broker's sockets do not
+    with started(runner, folder, "broker") as broker:
+        said = broker.wait_state(State.FAILED)
+        assert (said.state, broker.exit_code()) == (State.FAILED, START_FAILED_EXIT)
+    assert "choose a shorter run directory" in said.detail
 
 
 def test_worker_of_another_model_is_refused_and_says_failed_with_both_digests(ward: Ward, runner: RunnerSpec) -> None:
