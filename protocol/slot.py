@@ -30,7 +30,7 @@ class SlotView:
     """What a reader sees. Times are CLOCK_MONOTONIC ns; `batch_started_ns` is 0 while idle. `in_hand` is the batch that
     the owner runs; `started` the last IDS_MAX ids of all its batches, oldest first, that one's too. With `known` False
     both are empty, because the owner died (or still is) writing them, or the batch has more than IDS_MAX ids, and then
-    all its requests may have started."""
+    all its requests may have started; or because nobody asked (read_head)."""
 
     beat_ns: int
     requests: int
@@ -112,6 +112,19 @@ def read_slot(path: Path) -> SlotView | None:
     return SlotView(
         beat, requests, batches, rows, batch_id, started_ns, known, started[len(started) - in_hand :], started
     )
+
+
+def read_head(path: Path) -> SlotView | None:
+    """As read_slot without its ids, which are not `known` then: for who looks often, in a fiftieth of the time."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(_HEADER.size)
+    except OSError:
+        return None
+    if len(data) != _HEADER.size or data[:8] != _MAGIC:
+        return None
+    _, beat, requests, batches, rows, _, batch_id, started_ns, _, _ = _HEADER.unpack(data)
+    return SlotView(beat, requests, batches, rows, batch_id, started_ns, False, ())
 
 
 def _last_ids(data: bytes, begun: int) -> tuple[tuple[bytes, int], ...]:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 
 from paceline.protocol.control import ProcessStatus, State, Status
-from paceline.protocol.slot import read_slot
+from paceline.protocol.slot import read_head
 from paceline.supervisor.seat import Seat
 
 
@@ -35,7 +35,7 @@ def census(seats: Iterable[Seat], url: str, draining: bool, service: str, starte
 
 def _process(seat: Seat, now: float) -> ProcessStatus:
     occupant = seat.occupant
-    view = read_slot(occupant.slot) if occupant is not None else None
+    view = read_head(occupant.slot) if occupant is not None else None
     return ProcessStatus(
         kind=seat.kind,
         runner=seat.runner,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paceline.protocol.channel import fresh_incarnation
 from paceline.protocol.control import ChildState, LostHost, State
-from paceline.protocol.slot import SlotView, read_slot
+from paceline.protocol.slot import SlotView, read_head, read_slot
 from paceline.protocol.spec import RunnerSpec, ServeSpec
 from paceline.supervisor.burial import begun_in_pool, death_of, remains_of
 from paceline.supervisor.children import Child
@@ -237,7 +237,7 @@ class Crew:
     def _look(self, seat: Seat, now: float) -> None:
         if seat.occupant is None or seat.killed_for or (seat.dismissed and not seat.is_ready):
             return
-        found = seat.watchdog.look(read_slot(seat.occupant.slot), seat.is_ready, now)
+        found = seat.watchdog.look(read_head(seat.occupant.slot), seat.is_ready, now)
         if found.health == Health.HANGING:
             self._end_hang(seat, found.reason, now)
         else:

@@ -6,12 +6,14 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from paceline.protocol import slot as slots
-from paceline.protocol.slot import IDS_MAX, Slot, SlotView, read_slot
+from paceline.protocol.slot import IDS_MAX, Slot, SlotView, read_head, read_slot
 from tests.protocol.corpus import ORIGIN, WORKER
 
 IDS = [(ORIGIN, 1), (WORKER, 2**64 - 1)]
@@ -107,13 +109,22 @@ def test_new_owner_does_not_inherit_a_batch(path: Path) -> None:
     assert seen(path).started == ()
 
 
-def test_what_is_not_a_slot_is_none(path: Path) -> None:
-    assert read_slot(path) is None
+def test_head_says_the_same_but_for_the_ids(path: Path) -> None:
+    slot = Slot(path)
+    slot.beat(111)
+    slot.count(requests=5, batches=2, rows=9)
+    slot.begin(7, IDS, now_ns=222)
+    assert read_head(path) == replace(seen(path), known=False, in_hand=(), started=())
+
+
+@pytest.mark.parametrize("read", [read_slot, read_head])
+def test_what_is_not_a_slot_is_none(path: Path, read: Callable[[Path], SlotView | None]) -> None:
+    assert read(path) is None
     path.write_bytes(b"PLSLOT02 and little else")
-    assert read_slot(path) is None
+    assert read(path) is None
     path.write_bytes(bytes(slots.SLOT_BYTES))
-    assert read_slot(path) is None
-    assert read_slot(path.parent) is None
+    assert read(path) is None
+    assert read(path.parent) is None
 
 
 OWNER = """

@@ -148,6 +148,14 @@ def test_a_stalled_worker_that_leaves_has_not_recovered(room: Room) -> None:
     assert [host.state for host in room.crew.pictures.hosts.take().hosts] == ["draining"]
 
 
+def test_who_looks_for_hangs_reads_no_ids(pooled: Room) -> None:
+    pooled.broker()
+    pooled.worker(0)
+    pooled.log.clear()
+    pooled.crew.watch(NOW + 1.0)
+    assert not [line for line in pooled.log if line.startswith("read")]
+
+
 def test_what_an_earlier_process_of_the_seat_says_is_dropped(room: Room) -> None:
     worker = room.filled(WORKER)
     room.crew.heard(ChildState(b"an earlier one", State.READY, address="ipc:///run/p/h-0"), NOW)
