@@ -27,6 +27,7 @@ from paceline.runner.intake import Intake, IntakeLimits
 from paceline.runner.outbox import Outbox
 
 CAP_S = 300.0  # a batch size that memory did not hold is not tried again for so long
+RETRY_AFTER_S = 1.0  # what a refusal names where the dispatcher has no advice, as with an empty queue
 _LEARN_ROUNDS = 3  # the dispatcher does not learn from the first two batches of a size
 
 
@@ -137,18 +138,19 @@ def learned(ladder: Iterable[Observation], profile: str) -> list[Event]:
 
 def _rejection(action: Reject) -> RequestError:
     """The error that answers what the dispatcher rejected."""
+    retry_after_s = RETRY_AFTER_S if action.retry_after_s is None else action.retry_after_s
     match action.reason:
         case RejectReason.DEADLINE:
             return DeadlineExceeded("the deadline passed before the request's turn")
         case RejectReason.INFEASIBLE:
             return InfeasibleNow(
                 "the request cannot be done by its deadline under the present load; retry later or allow more time",
-                retry_after_s=action.retry_after_s,
+                retry_after_s=retry_after_s,
             )
         case RejectReason.QUEUE_FULL:
-            return QueueFull("the runner's queue is full; retry later", retry_after_s=action.retry_after_s)
+            return QueueFull("the runner's queue is full; retry later", retry_after_s=retry_after_s)
         case RejectReason.WORKER_LOST:
             return WorkerLost(
                 "the request was started as often as allowed, and its worker was lost",
-                retry_after_s=action.retry_after_s,
+                retry_after_s=retry_after_s,
             )

@@ -14,6 +14,7 @@ from paceline.protocol.pool import Observation
 from paceline.protocol.remote import as_sent
 from paceline.runner.bulletin import INTERVAL_S
 from paceline.runner.calls import DeviceBroken
+from paceline.runner.desk import RETRY_AFTER_S
 from paceline.runner.intake import IntakeLimits
 from paceline.runner.outbox import BACKLOG_MESSAGES_MAX, BACKLOG_S
 from tests.runner.host_fakes import ALICE, BOB, Bench
@@ -243,6 +244,7 @@ def test_request_that_a_known_table_rules_out_is_infeasible_now() -> None:
     bench.send(bench.item(1, deadline_s=0.005))
     bench.settle()
     assert bench.failures()[1].code == "infeasible_now"
+    assert bench.failures()[1].retry_after_s == RETRY_AFTER_S
 
 
 def test_request_over_the_queues_rows_is_refused_with_a_time_to_retry() -> None:
