@@ -13,9 +13,10 @@ class Share(NamedTuple):
 
 
 class Shares:
-    """A key counts from when it was told of until the time that was said then."""
+    """A key counts from when it was told of until the time that was said then, or until `keys_max` others were."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys_max: int) -> None:
+        self._keys_max = keys_max
         self._shares: OrderedDict[Hashable, Share] = OrderedDict()  # the one that was told of last is the last
         self._sum = 0.0
 
@@ -25,12 +26,12 @@ class Shares:
         shares = self._shares
         self._sum += part - self._pop(key)
         shares[key] = Share(part, until)
-        while next(iter(shares.values())).until <= now:
+        while len(shares) > self._keys_max or next(iter(shares.values())).until <= now:
             self._sum -= self._pop(next(iter(shares)))
         if len(shares) <= 1:
             self._sum = part
             return 1.0
-        return max(1.0 - (self._sum - part), part / self._sum if part else 0.0)
+        return max(1.0 - (self._sum - part), part / max(self._sum, part) if part else 0.0)
 
     def _pop(self, key: Hashable) -> float:
         share = self._shares.pop(key, None)

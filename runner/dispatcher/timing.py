@@ -56,7 +56,7 @@ class Timing:
         self._config = config
         self._fleet = fleet
         self._tables = tables
-        self._shares = Shares()
+        self._shares = Shares(config.keys_max)
 
     def hold_until(self, state: KeyState, worker: Worker, cap: int, start: float, now: float) -> float:
         """Until when the queue is held back from this worker, for a batch that could begin at `start`; a time up to
