@@ -44,8 +44,9 @@ class LatencyTable:
         self._points = tuple(points.items())
         self._buckets = buckets
         self._ratios = _Ratios(quantile)
-        self.curve: Curve | None = Curve(self._points, buckets)
-        self.probe_at = inf
+        self.given: Curve | None = Curve(self._points, buckets)
+        self.curve = self.given  # times the safety factor
+        self.probe_at = 0.0  # when an idle worker may next serve a request that only the factor calls hopeless
 
     @property
     def grounded(self) -> bool:
@@ -99,6 +100,7 @@ class LearnedTable:
     """A table that starts from nothing, or from what other keys of the method have shown."""
 
     known = False
+    given: Curve | None = None
 
     def __init__(
         self,

@@ -58,18 +58,22 @@ class Planner:
 
     def is_infeasible(self, request: Arrived, now: float) -> bool:
         """On the word of given tables, even if every worker were idle."""
-        slack_s = request.deadline - self._config.reply_s - now
         for profile in self._fleet.profiles:
             table = self._tables.peek(profile, request.key)
-            if table is None or table.curve is None or not table.known:
-                return False
-            if request.rows == 1:  # nearly always: no cap to look up
-                seconds = table.curve.seconds(1)
-            else:
-                seconds = _sliced(table.curve, request.rows, self.cap(request, now))
-            if seconds <= slack_s:
+            if table is None or not self._is_too_slow(table, request, now):
                 return False
         return bool(self._fleet.profiles)
+
+    def _is_too_slow(self, table: Table, request: Arrived, now: float) -> bool:
+        """Whether the table was given and says so, without the safety factor: that is learned and may be wrong."""
+        given = table.given
+        if given is None:
+            return False
+        if request.rows == 1:  # nearly always: no cap to look up
+            seconds = given.seconds(1)
+        else:
+            seconds = _sliced(given, request.rows, self.cap(request, now))
+        return seconds > request.deadline - self._config.reply_s - now
 
     def plan(self, worker: Worker, start: float, now: float) -> Plan:
         """For a batch that begins at `start`: now, or later if it is bound in advance."""
@@ -160,13 +164,13 @@ class Planner:
         return free_at
 
     def _probe(self, worker: Worker, hopeless: list[Waiting], now: float) -> Plan:
-        """A learned table may be wrong, and would stay so if its word kept an idle worker idle: one of the hopeless is
-        served after all, the one with most time, at most one per time that it takes."""
+        """A learned table or factor may be wrong, and would stay so if its word kept an idle worker idle: one of the
+        hopeless is served after all, the one with most time, at most one per time that it takes."""
         if worker.batches or not hopeless:
             return Plan([], hopeless)
         best = max(hopeless, key=lambda waiting: waiting.deadline)
         table = self._tables.table(worker.profile, best.request.key)
-        if table.known or now < table.probe_at or best.deadline <= now:
+        if now < table.probe_at or best.deadline <= now or self._is_too_slow(table, best.request, now):
             return Plan([], hopeless)
         table.probe_at = now + self._need_s(best.request, now)
         return Plan([best], [waiting for waiting in hopeless if waiting is not best])
@@ -197,7 +201,11 @@ class Planner:
             return Choice(0, rows)
         if not table.grounded or self._fleet.idle > 1:
             return fit(queue, table, rows, slack_s)
-        return choose(queue, table, cap, at, self._outlook(state, table, worker, start, now))
+        choice = choose(queue, table, cap, at, self._outlook(state, table, worker, start, now))
+        first = queue.lanes[0].entries[choice.skip]
+        if choice.skip and start + self._need_s(first.request, now) > first.deadline:  # of more rows than the batch
+            return fit(queue, table, rows, slack_s)
+        return choice
 
     def _outlook(self, state: KeyState, table: Table, worker: Worker, start: float, now: float) -> Outlook:
         budget_s = state.arrivals.budget_s() if self._config.budget_s is None else self._config.budget_s
