@@ -253,7 +253,7 @@ class Memory:
 
 
 def recorded_world(seed: int) -> tuple[World, list[bytes]]:
-    world, memory = World(seed), Memory()
+    world, memory = World(seed, faulty=False), Memory()
     world.dispatcher = RecordingDispatcher(world.config, memory)  # type: ignore[arg-type]
     world.run()
     return world, [header_line(Header("net", 0, "", world.config, 0.0, 0.0)), *memory.lines]
@@ -273,7 +273,7 @@ def test_a_random_world_replays_to_the_same_actions(seed: int) -> None:
     scribe = world.dispatcher._scribe  # type: ignore[attr-defined]
     assert not scribe._requests
     assert not scribe._batches
-    assert set(scribe._workers) == set(world.workers)
+    assert set(scribe._workers) == set(world.machines)
     assert not scribe._draining
 
 
