@@ -29,6 +29,7 @@ def save(
     metadata: Mapping[str, object] | None = None,
     custom_objects: Mapping[str, object] | None = None,
     sample_inputs: object = None,
+    self_test: bool = True,
 ) -> Model:
     """Store `model` as a new version of `name` and return its handle; `str()` of that is "name:version".
 
@@ -43,6 +44,8 @@ def save(
     sample_inputs: arguments of one call, any dtype of the wire: a tensor or array, a tuple of them, or a dict by
     parameter name; or a dict of those by method. The call is tried, dtypes and shapes become part of the signature (the
     batch dim of a batchable method stays free), and workers warm up with it.
+    self_test: store what the sample returned; a worker where it returns something else fails to load, and says by how
+    much. False for a model that is random on purpose.
 
     Raises ConfigError: not a ScriptModule, arguments swapped, a signature, sample or object that cannot be stored.
     Raises StoreError: a bad name, a full disk. Nothing is stored then.
@@ -65,6 +68,7 @@ def save(
             metadata=metadata,
             custom_objects=custom_objects,
             sample_inputs=sample_inputs,
+            self_test=self_test,
         )
     )
     announce(saved, sampled=sample_inputs is not None)
@@ -80,6 +84,7 @@ def save_model(
     metadata: Mapping[str, object] | None = None,
     custom_objects: Mapping[str, object] | None = None,
     sample_inputs: object = None,
+    self_test: bool = True,
 ) -> Model:
     """`save` with the name first.
 
@@ -87,7 +92,7 @@ def save_model(
     Model('my_model:1')
     """
     check_order(model, name, "paceline.torchscript.save_model(name, model)")
-    return save(model, name, signatures, external_modules, labels, metadata, custom_objects, sample_inputs)
+    return save(model, name, signatures, external_modules, labels, metadata, custom_objects, sample_inputs, self_test)
 
 
 def get(tag: str | Tag) -> Model:

@@ -66,10 +66,16 @@ def load(
         )
     try:
         return _Unpickler(io.BytesIO(data), persistent_load).load()
+    except _NotFound as error:
+        raise StoreError(
+            f"{what} needs {error.module}.{error.name}, which this process cannot import: {error.__cause__}. Install "
+            f"{error.module} or put it on PYTHONPATH, or save the model again with external_modules=[{error.package}] "
+            f"to store the code with it."
+        ) from error
     except (ImportError, AttributeError) as error:
         raise StoreError(
-            f"{what} needs a class that this process cannot import: {error}. Install its module or put it on "
-            f"PYTHONPATH, or save the model again with external_modules=[the module] to store the class with it."
+            f"{what} needs something that this process does not have: {error}. Install its module or put it on "
+            f"PYTHONPATH, or save the model again with external_modules=[the module] to store the code with it."
         ) from error
 
 
@@ -96,10 +102,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return self._persistent_id(value)
 
 
+class _NotFound(Exception):
+    """A class or function that a pickle names is not here; the cause says why."""
+
+    def __init__(self, module: str, name: str) -> None:
+        super().__init__(module, name)
+        self.module, self.name = module, name
+
+    @property
+    def package(self) -> str:
+        return self.module.partition(".")[0]
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, stream: io.BytesIO, persistent_load: Callable[[object], object] | None) -> None:
         super().__init__(stream)
         self._persistent_load = persistent_load
+
+    def find_class(self, module_name: str, global_name: str) -> object:
+        try:
+            return super().find_class(module_name, global_name)
+        except (ImportError, AttributeError) as error:
+            raise _NotFound(module_name, global_name) from error
 
     def persistent_load(self, pid: object) -> object:
         if self._persistent_load is None:

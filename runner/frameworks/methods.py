@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -19,39 +19,72 @@ from paceline.protocol.padding import Padding
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.tree import Tree, named_leaves
 from paceline.runner.frameworks.loaded import Sample
-from paceline.runner.frameworks.padded_sample import at_length, check_names, other_length, sample_length, without_mask
-from paceline.runner.frameworks.samples import bind_sample
+from paceline.runner.frameworks.padded_sample import (
+    as_called,
+    at_length,
+    check_names,
+    other_length,
+    sample_length,
+    without_mask,
+)
+from paceline.runner.frameworks.samples import bind_sample, write_samples
+from paceline.runner.frameworks.self_test import Allowance, Outputs, comparable, difference, write_expected
 from paceline.runner.frameworks.tensors import wire_dtype
+from paceline.store import PendingVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model at the time when it is saved. `calls`: what to run, by method; `signatures`: None where unknown."""
+
+    calls: Mapping[str, Callable[..., object]]
+    signatures: Mapping[str, inspect.Signature | None]
+    device: torch.device
+    running: Callable[[], AbstractContextManager[None]]
+    allowance: Allowance = field(default_factory=Allowance)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What is known of the methods now; the samples and what they returned, by method."""
+
+    methods: dict[str, MethodSpec]
+    samples: dict[str, Sample]
+    outputs: dict[str, Outputs]
+    device: str
+
+    def write(self, pending: PendingVersion) -> None:
+        """Write samples and outputs, where there are any."""
+        write_samples(pending, self.samples)
+        write_expected(pending, self.outputs, self.device)
 
 
 def complete_methods(
-    methods: Mapping[str, MethodSpec],
-    signatures: Mapping[str, inspect.Signature | None],
-    calls: Mapping[str, Callable[..., object]],
-    module: torch.nn.Module,
-    sample_inputs: object,
-) -> tuple[dict[str, MethodSpec], dict[str, Sample]]:
-    """`methods` with their inputs and outputs filled in, and the samples by method.
+    methods: Mapping[str, MethodSpec], subject: Subject, sample_inputs: object, *, self_test: bool = True
+) -> Tried:
+    """`methods` with their inputs and outputs filled in, and what was tried to learn them.
 
-    signatures: by method, None where unknown. calls: what to run. sample_inputs: as the user gave it. Raises
-    ConfigError: the sample does not fit the signature, does not run, or its output does not batch.
+    sample_inputs: as the user gave it. self_test: keep what the samples returned. Raises ConfigError: the sample does
+    not fit the signature, does not run, its output does not batch, or is another one when it is run again.
     """
-    device = _device(module)
+    signatures = subject.signatures
     for name, method in methods.items():
         check_names(method, signatures[name])
     given = {
-        name: bind_sample(name, sample, signatures[name], device, methods[name].mask)
+        name: bind_sample(name, sample, signatures[name], subject.device, methods[name].mask)
         for name, sample in _by_method(sample_inputs, methods).items()
     }
-    completed, samples = {}, {}
+    tried = Tried({}, {}, {}, subject.device.type)
     for name, method in methods.items():
         described = _describe_inputs(method, signatures[name], given.get(name))
         if name in given:
-            samples[name] = without_mask(given[name], signatures[name], method.mask)
-            with evaluating(module):
-                described = _describe_outputs(described, calls[name], samples[name])
-        completed[name] = described
-    return completed, samples
+            sample = tried.samples[name] = without_mask(given[name], signatures[name], method.mask)
+            with subject.running():
+                result, described = _describe_outputs(described, subject.calls[name], sample)
+                if self_test:
+                    tried.outputs[name] = _repeated(described, subject, sample, comparable(result))
+        tried.methods[name] = described
+    return tried
 
 
 @contextmanager
@@ -65,6 +98,13 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where its first tensor is; the CPU if it has none."""
+    for tensor in [*module.parameters(), *module.buffers()]:
+        return tensor.device
+    return torch.device("cpu")
 
 
 def _by_method(sample_inputs: object, methods: Mapping[str, MethodSpec]) -> dict[str, object]:
@@ -133,7 +173,8 @@ def _spec(name: str, value: object, free: Collection[int], *, required: bool = T
     return InputSpec(name, wire_dtype(value), tuple(shape), required)
 
 
-def _describe_outputs(method: MethodSpec, call: Callable[..., object], sample: Sample) -> MethodSpec:
+def _describe_outputs(method: MethodSpec, call: Callable[..., object], sample: Sample) -> tuple[object, MethodSpec]:
+    """What the method returns, and `method` with it."""
     trial = _try_padded(method, method.padding, call, sample) if method.padding else _Trial(_try(method, call, sample))
     rows = _rows(method, sample)
     outputs = []
@@ -142,7 +183,19 @@ def _describe_outputs(method: MethodSpec, call: Callable[..., object], sample: S
             _check_batched(method, name, leaf, rows)
         free = {method.batch_dim[1]} if rows >= 0 else set()
         outputs.append(_spec(name, leaf, free | trial.following(name, leaf)))
-    return replace(method, outputs=tuple(outputs))
+    return trial.result, replace(method, outputs=tuple(outputs))
+
+
+def _repeated(method: MethodSpec, subject: Subject, sample: Sample, outputs: Outputs) -> Outputs:
+    """`outputs`, if another call returns them too: else each load would fail, and better this save."""
+    again = _try(method, subject.calls[method.name], as_called(method, sample))
+    told = difference(outputs, comparable(again), subject.allowance)
+    if told is not None:
+        raise ConfigError(
+            f"{method.name} returns something else each time for the same sample_inputs: {told}. What it returns is "
+            f"stored and checked when it is loaded; if it is random on purpose, pass self_test=False."
+        )
+    return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +267,3 @@ def _shown(sample: Sample) -> str:
 def _leaves(value: object, prefix: str) -> Iterator[tuple[str, object]]:
     """The names that the Open Inference Protocol will show, for a tree whose tensors are still torch's."""
     return iter(named_leaves(cast(Tree, value), prefix))
-
-
-def _device(module: torch.nn.Module) -> torch.device:
-    for tensor in [*module.parameters(), *module.buffers()]:
-        return tensor.device
-    return torch.device("cpu")

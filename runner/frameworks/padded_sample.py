@@ -86,6 +86,14 @@ def at_length(method: MethodSpec, padding: Padding, sample: Sample, own: int, le
     return Sample(args, kwargs)
 
 
+def as_called(method: MethodSpec, sample: Sample) -> Sample:
+    """`sample` as the server calls the method when it is alone: at its own padded length, with the mask."""
+    if method.padding is None:
+        return sample
+    own = sample_length(method, method.padding, sample)
+    return at_length(method, method.padding, sample, own, method.padding.padded(own))
+
+
 def _check_name(method: MethodSpec, key: str, name: str, named: list[str]) -> None:
     if name not in named:
         raise ConfigError(

@@ -8,7 +8,9 @@ where it can be imported, by value where it cannot (`__main__`, external_modules
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
@@ -17,8 +19,9 @@ from paceline.protocol.errors import ConfigError, StoreError, did_you_mean
 from paceline.protocol.signature import parse_signatures
 from paceline.runner.frameworks.custom_objects import dump_custom_objects, write_custom_objects
 from paceline.runner.frameworks.loaded import LoadedModel
-from paceline.runner.frameworks.methods import complete_methods
-from paceline.runner.frameworks.samples import read_samples, write_samples
+from paceline.runner.frameworks.methods import Subject, complete_methods, device_of, evaluating
+from paceline.runner.frameworks.samples import read_samples
+from paceline.runner.frameworks.self_test import allowance_for
 from paceline.runner.frameworks.tensors import can_store, file_chunks, read_tensors
 from paceline.store import ModelStore, StoredVersion, pickled
 
@@ -39,6 +42,7 @@ def save(
     metadata: Mapping[str, object] | None = None,
     custom_objects: Mapping[str, object] | None = None,
     sample_inputs: object = None,
+    self_test: bool = True,
 ) -> StoredVersion:
     """Store `model` (an nn.Module) as a new version of `name`; its training mode and device stay as they are.
 
@@ -49,9 +53,9 @@ def save(
     modules = pickled.check_modules(external_modules)
     methods = parse_signatures(signatures)
     calls = {method: _callable(module, method) for method in methods}
-    described, samples = complete_methods(
-        methods, {method: _signature(call) for method, call in calls.items()}, calls, module, sample_inputs
-    )
+    signatures_known = {method: _signature(call) for method, call in calls.items()}
+    subject = Subject(calls, signatures_known, device_of(module), lambda: evaluating(module), allowance_for(module))
+    tried = complete_methods(methods, subject, sample_inputs, self_test=self_test)
     tensors = _TensorsOut(module)
     what = f"the {type(module).__name__}"
     skeleton = pickled.dump(module, what=what, by_value=modules, persistent_id=tensors.reference)
@@ -59,7 +63,7 @@ def save(
     with store.create(
         name,
         framework=FRAMEWORK,
-        methods=described,
+        methods=tried.methods,
         labels=labels,
         metadata=metadata,
         context={"torch": torch.__version__},
@@ -67,28 +71,42 @@ def save(
     ) as pending:
         pending.write(TENSORS_FILE, file_chunks(tensors.by_name, {"format": "pt"}))
         pending.write(OBJECT_FILE, [skeleton])
-        write_samples(pending, samples)
+        tried.write(pending)
         write_custom_objects(pending, customs)
     return pending.saved
 
 
-def load(version: StoredVersion, device: str) -> LoadedModel:
+def load(version: StoredVersion, device: str, threads: int | None = None) -> LoadedModel:
     """The module of `version`, in eval mode, on `device`. On the CPU its tensors are views of the mapped file.
+
+    threads: nothing here has threads but torch itself, whose the executor sets.
 
     Raises StoreError: not trusted, damaged, a class that cannot be imported, another Python's bytecode.
     """
     version.require_trusted()
     tensors, _ = read_tensors(version.map(TENSORS_FILE), f"{version.tag}/{TENSORS_FILE}")
-    module = pickled.load(
-        version.read(OBJECT_FILE),
-        what=str(version.tag),
-        saved_python=version.manifest.context.get("python", ""),
-        persistent_load=_TensorsIn(tensors).resolve,
-    )
+    with _no_removal_warnings():
+        module = pickled.load(
+            version.read(OBJECT_FILE),
+            what=str(version.tag),
+            saved_python=version.manifest.context.get("python", ""),
+            persistent_load=_TensorsIn(tensors).resolve,
+        )
     if not isinstance(module, torch.nn.Module):
         raise StoreError(f"{version.tag} holds a {type(module).__name__}, expected an nn.Module")
     module.to(device).eval()
     return LoadedModel(module, tuple(version.manifest.methods), read_samples(version, device))
+
+
+@contextmanager
+def _no_removal_warnings() -> Iterator[None]:
+    """Quantized modules are rebuilt by parts of torch that say at each use that they will go; who serves one has been
+    told when it was made."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.ao.quantization is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
+        yield
 
 
 def _checked_module(model: object) -> torch.nn.Module:

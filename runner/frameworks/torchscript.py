@@ -19,8 +19,9 @@ from paceline.protocol.errors import ConfigError, StoreError, did_you_mean
 from paceline.protocol.signature import parse_signatures
 from paceline.runner.frameworks.custom_objects import dump_custom_objects, write_custom_objects
 from paceline.runner.frameworks.loaded import LoadedModel
-from paceline.runner.frameworks.methods import complete_methods
-from paceline.runner.frameworks.samples import read_samples, write_samples
+from paceline.runner.frameworks.methods import Subject, complete_methods, device_of, evaluating
+from paceline.runner.frameworks.samples import read_samples
+from paceline.runner.frameworks.self_test import allowance_for
 from paceline.store import ModelStore, StoredVersion, pickled
 
 FRAMEWORK = "torchscript"
@@ -38,6 +39,7 @@ def save(
     metadata: Mapping[str, object] | None = None,
     custom_objects: Mapping[str, object] | None = None,
     sample_inputs: object = None,
+    self_test: bool = True,
 ) -> StoredVersion:
     """Store `model` (a torch.jit.ScriptModule) as a new version of `name`. Raises ConfigError, StoreError.
 
@@ -46,29 +48,29 @@ def save(
     module = _checked_module(model)
     methods = parse_signatures(signatures)
     calls = {method: _callable(module, method) for method in methods}
-    described, samples = complete_methods(
-        methods, {method: _signature(module, method) for method in methods}, calls, module, sample_inputs
-    )
+    schemas = {method: _signature(module, method) for method in methods}
+    subject = Subject(calls, schemas, device_of(module), lambda: evaluating(module), allowance_for(module))
+    tried = complete_methods(methods, subject, sample_inputs, self_test=self_test)
     customs = dump_custom_objects(custom_objects, pickled.check_modules(external_modules))
     with store.create(
         name,
         framework=FRAMEWORK,
-        methods=described,
+        methods=tried.methods,
         labels=labels,
         metadata=metadata,
         context={"torch": torch.__version__},
         code_bearing=True,
     ) as pending:
         with _no_deprecation_warnings():
-            script = module.save_to_buffer()
-        pending.write(SCRIPT_FILE, [script])
-        write_samples(pending, samples)
+            # To its place, not through memory, where it would be a second copy of the weights.
+            module.save(str(pending.path / SCRIPT_FILE))
+        tried.write(pending)
         write_custom_objects(pending, customs)
     return pending.saved
 
 
-def load(version: StoredVersion, device: str) -> LoadedModel:
-    """The script module of `version`, in eval mode, on `device`.
+def load(version: StoredVersion, device: str, threads: int | None = None) -> LoadedModel:
+    """The script module of `version`, in eval mode, on `device`. threads: as in `pytorch.load`.
 
     Raises StoreError: not trusted, damaged, unreadable by this torch.
     """

@@ -52,6 +52,14 @@ def test_what_cannot_be_pickled_is_named_with_its_owner() -> None:
 @pytest.mark.parametrize("data", [b"cnowhere_at_all\nNet\n.", b"cjson\nNoSuchClass\n."], ids=["module", "class"])
 def test_a_class_that_is_not_there_is_named_with_the_remedy(data: bytes) -> None:
     with pytest.raises(
-        StoreError, match=r"net:1 needs a class that this process cannot import: .*(nowhere|NoSuchClass)"
+        StoreError,
+        match=r"net:1 needs (nowhere_at_all.Net|json.NoSuchClass), which this process cannot import: .*"
+        r"save the model again with external_modules=\[(nowhere_at_all|json)\]",
     ):
+        pickled.load(data, what="net:1")
+
+
+def test_a_module_that_code_by_value_imports_is_named_with_the_remedy() -> None:
+    data = b"ccloudpickle.cloudpickle\nsubimport\n(Vnowhere_at_all\ntR."
+    with pytest.raises(StoreError, match=r"net:1 needs something that this process does not have: .*nowhere_at_all"):
         pickled.load(data, what="net:1")

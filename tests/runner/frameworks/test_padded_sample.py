@@ -88,7 +88,7 @@ def test_padded_dims_are_open_and_what_follows_the_length_is_known(store: ModelS
 def test_the_sample_is_tried_as_it_will_be_served(store: ModelStore) -> None:
     model = Encoder()
     save(store, IDS, model=model, **MASKED)
-    assert model.lengths == [(1, 8), (1, 4)]
+    assert model.lengths == [(1, 8), (1, 4), (1, 8)]  # the last to see that it returns the same again
 
 
 def test_without_another_length_outputs_of_that_one_follow_it(store: ModelStore) -> None:
