@@ -68,6 +68,13 @@ def test_every_python_block_is_python_and_uses_names_that_exist(document: Path) 
                 assert hasattr(paceline, node.attr), f"{document}: paceline.{node.attr}"
 
 
+def test_the_example_of_driving_a_dispatcher_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    (block, printed) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL)[0]
+    exec(compile(block, "ARCHITECTURE.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
 def test_the_store_page_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
