@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paceline import pytorch, torchscript
+    from paceline import onnx, pytorch, torch_export, torchscript
     from paceline.client import AsyncClient, Client, ServerUnreachable
     from paceline.protocol.errors import (
         ConfigError,
@@ -72,11 +72,13 @@ __all__ = [
     "VersionNotFound",
     "WorkerLost",
     "__version__",
+    "onnx",
     "pytorch",
+    "torch_export",
     "torchscript",
 ]
 
-_MODULES = ("pytorch", "torchscript")
+_MODULES = ("onnx", "pytorch", "torch_export", "torchscript")
 _CLIENT = ("AsyncClient", "Client", "ServerUnreachable")
 
 if os.path.isfile(os.path.join(os.path.dirname(__file__), "protocol")):

@@ -64,10 +64,20 @@ def announce(model: Model, *, sampled: bool) -> None:
     """Say on stdout, once per save, what the user may miss: these are the first questions about serving."""
     _announce_batching(model)
     if not sampled:
-        print(  # noqa: T201  # the user's own script saves; this is for its terminal
-            f"inputs of {model.tag.name} are OPEN: not tried, not checked, workers not warmed up (pass sample_inputs=, "
-            f"the arguments of one call, to change that)"
-        )
+        _announce_no_sample(model)
+
+
+def _announce_no_sample(model: Model) -> None:
+    methods = model.manifest.methods.values()
+    is_open = any(method.open_inputs or any(spec.shape is None for spec in method.inputs) for method in methods)
+    what = (
+        "inputs of {} are OPEN: not tried, not checked, workers not warmed up"
+        if is_open
+        else ("{} was NOT TRIED, and workers are not warmed up")
+    )
+    print(  # noqa: T201  # the user's own script saves; this is for its terminal
+        f"{what.format(model.tag.name)} (pass sample_inputs=, the arguments of one call, to change that)"
+    )
 
 
 def _announce_batching(model: Model) -> None:

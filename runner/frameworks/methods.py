@@ -40,7 +40,7 @@ class Subject:
     calls: Mapping[str, Callable[..., object]]
     signatures: Mapping[str, inspect.Signature | None]
     device: torch.device
-    running: Callable[[], AbstractContextManager[None]]
+    running: Callable[[], AbstractContextManager[object]]
     allowance: Allowance = field(default_factory=Allowance)
 
 
@@ -89,12 +89,18 @@ def complete_methods(
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Eval mode and inference mode; afterwards every submodule trains again that trained before."""
+    """Eval mode and inference mode."""
+    with eval_mode(module), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def eval_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every submodule trains again that trained before."""
     training = [part for part in module.modules() if getattr(part, "training", False)]
     module.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for part in training:
             part.training = True
