@@ -75,11 +75,11 @@ def to_wire(forecast: Forecast) -> messages.Forecast:
 
 
 def _tables(keys: Iterable[KeyForecast]) -> tuple[KeyTable, ...]:
-    """Of each key that is known on any kind of worker, on the fastest kind; those with most rows first. A given table
-    is that of all keys, so one of each method will do."""
+    """Of each key and length that is known on any kind of worker, on the fastest kind; those with most rows first. A
+    given table is that of all keys and lengths, so one of each method will do."""
     fastest: dict[object, KeyForecast] = {}
     for key in keys:
-        name = _method(key) if key.known else key.key
+        name = _method(key) if key.known else (key.key, key.length)
         other = fastest.get(name)
         if key.points and (other is None or key.rows_per_s > other.rows_per_s):
             fastest[name] = key
@@ -88,17 +88,17 @@ def _tables(keys: Iterable[KeyForecast]) -> tuple[KeyTable, ...]:
 
 
 def _method(key: KeyForecast) -> str:
-    method, *_ = cast("tuple[str, bytes]", key.key)
+    method, _ = cast("tuple[str, bytes]", key.key)
     return method
 
 
 def _table(forecast: KeyForecast) -> KeyTable:
-    method, key, *length = cast("tuple[str, bytes, int]", forecast.key)
+    method, key = cast("tuple[str, bytes]", forecast.key)
     points = _thinned(forecast.points)
     return KeyTable(
         method,
         key,
-        length[0] if length else 0,
+        0 if forecast.known else forecast.length,
         forecast.known,
         forecast.rows_max,
         tuple([rows for rows, _ in points]),

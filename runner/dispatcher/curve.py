@@ -124,6 +124,14 @@ class Curve:
         return (last_s - left_s) / (last_rows - left_rows)
 
 
+def sliced(curve: Curve, rows: int, cap: int) -> float:
+    """Seconds of `rows` rows in batches of at most `cap`, all but the last of them full."""
+    if rows <= cap:
+        return curve.seconds(rows)
+    slices, rest = divmod(rows, cap)
+    return slices * curve.seconds(cap) + (curve.seconds(rest) if rest else 0.0)
+
+
 def _is_steep(left: tuple[int, float], right: tuple[int, float]) -> bool:
     """Whether a row more costs more than each of those before it: that is a step, which lies somewhere in between."""
     return (right[1] - left[1]) * left[0] > left[1] * (right[0] - left[0])

@@ -127,7 +127,7 @@ class Dispatcher:
             case Measured():
                 if event.rows >= 1 and 0 < event.duration < inf:
                     rows = pad(event.rows, self._buckets)
-                    self._tables.observe(event.profile, event.key, rows, event.duration, now)
+                    self._tables.observe(event.profile, event.key, rows, event.duration, now, event.length)
             case Tick():
                 pass
 
@@ -188,7 +188,8 @@ class Dispatcher:
         slices, rest = divmod(batch.rows, batch.slice_rows)
         if done.learn and rest == 0 and 0 < done.duration < inf:
             padded_rows = batch.padded_rows // slices
-            self._tables.observe(batch.profile, batch.key, padded_rows, done.duration / slices, now)
+            seconds = done.duration / slices
+            self._tables.observe(batch.profile, batch.key, padded_rows, seconds, now, batch.length)
 
     def _forget(self, batch: Batch) -> None:
         live = self._live
@@ -276,7 +277,7 @@ class Dispatcher:
         return False
 
     def _bind(self, worker: Worker, members: list[Waiting], start: float, now: float) -> None:
-        first = members[0].request
+        first = members[0].request  # none is longer
         request_ids = tuple([waiting.request.request_id for waiting in members])
         rows = sum([waiting.request.rows for waiting in members])
         slice_rows = min(rows, self._planner.cap(first, now))
@@ -284,7 +285,9 @@ class Dispatcher:
         padded_rows = slices * pad(slice_rows, self._buckets) + (pad(rest, self._buckets) if rest else 0)
         predicted_s = self._planner.seconds(worker.profile, first, rows, now)
         batch_id = next(self._batch_ids)
-        batch = Batch(batch_id, first.key, worker.profile, members, rows, padded_rows, slice_rows, predicted_s)
+        batch = Batch(
+            batch_id, first.key, first.length, worker.profile, members, rows, padded_rows, slice_rows, predicted_s
+        )
         self._fleet.bind(worker, batch, start)
         self._live.update(dict.fromkeys(request_ids, batch))
         self._actions.append(
@@ -295,7 +298,7 @@ class Dispatcher:
                 key=first.key,
                 rows=rows,
                 padded_rows=padded_rows,
-                length=max([waiting.request.length for waiting in members]),
+                length=first.length,
                 predicted_s=predicted_s or 0.0,
             )
         )

@@ -24,7 +24,7 @@ class Arrived:
     deadline: float = inf  # absolute; a request whose deadline has passed is never handed to a worker
     priority: int = 0  # lower is more urgent, strictly
     arrived_at: float | None = None  # when it reached the API server; None = now
-    length: int = 0  # extent of the padded dimension
+    length: int = 0  # what the padded dimension is padded to at least; 0 = there is none
     batch_limit: int | None = None  # most rows of a batch it may be in; 1 = runs alone
     starts: int = 0  # times it was handed to a worker before
     starts_max: int | None = None  # None = as configured
@@ -81,12 +81,14 @@ class CapChanged:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A batch of `rows` rows of `key` took `duration` seconds on a worker of `profile`; nobody ordered it: a warm-up."""
+    """A batch of `rows` rows of this key and length took `duration` seconds on a worker of `profile`: a warm-up, which
+    nobody ordered."""
 
     profile: str
     key: Hashable
     rows: int
     duration: float
+    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

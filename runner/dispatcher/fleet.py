@@ -14,6 +14,7 @@ class Batch:
 
     batch_id: int
     key: Hashable
+    length: int  # of the longest member
     profile: str
     members: list[Waiting]
     rows: int

@@ -29,10 +29,10 @@ class WorkerForecast:
 
 @dataclass(frozen=True, slots=True)
 class KeyForecast:
-    """One key on one profile. Between `points` (rows, seconds) of its latency table draw straight lines, be flat below
-    the first, and go on with the last slope beyond; no points = nothing is known, refuse nothing. Only on the word of
-    a `known` (given) table may a request be called infeasible for good. `rows_max`: cap of one batch. `rows_per_s`: of
-    one worker at the best batch size, 0.0 = unknown."""
+    """One key and length on one profile. Between `points` (rows, seconds) of its latency table draw straight lines, be
+    flat below the first, and go on with the last slope beyond; no points = nothing is known, refuse nothing. Only on
+    the word of a `known` (given) table may a request be called infeasible for good. `rows_max`: cap of one batch.
+    `rows_per_s`: of one worker at the best batch size, 0.0 = unknown."""
 
     key: Hashable
     profile: str
@@ -41,6 +41,7 @@ class KeyForecast:
     points: tuple[tuple[int, float], ...]
     known: bool
     rows_per_s: float
+    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,14 @@ def _mixed_rate(parts: list[tuple[int, float]]) -> float:
 
 
 def _rate(state: KeyState, profile: str, tables: TableBook, config: DispatcherConfig) -> float:
-    table = tables.peek(profile, state.key)
+    table = tables.peek(profile, state.key, state.length)
     if table is None or table.curve is None:
         return 0.0
     return table.curve.rate(table.curve.best_rows(int(min(config.max_batch_size, table.rows_allowed))))
 
 
 def _key_forecast(state: KeyState, profile: str, rows_max: int, tables: TableBook) -> KeyForecast:
-    table = tables.peek(profile, state.key)
+    table = tables.peek(profile, state.key, state.length)
     curve = None if table is None else table.curve
     return KeyForecast(
         key=state.key,
@@ -158,4 +159,5 @@ def _key_forecast(state: KeyState, profile: str, rows_max: int, tables: TableBoo
         points=() if curve is None else curve.points,
         known=table is not None and table.known,
         rows_per_s=0.0 if curve is None else curve.rate(curve.best_rows(rows_max)),
+        length=state.length,
     )

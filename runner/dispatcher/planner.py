@@ -6,13 +6,15 @@ Takes what it decides on out of the backlog; answering is the dispatcher's part.
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from math import inf
 
 from paceline.runner.dispatcher.backlog import Backlog, KeyState, Urgency
 from paceline.runner.dispatcher.config import DispatcherConfig
-from paceline.runner.dispatcher.curve import Curve
+from paceline.runner.dispatcher.curve import sliced
 from paceline.runner.dispatcher.events import Arrived
 from paceline.runner.dispatcher.fleet import Fleet, Worker
+from paceline.runner.dispatcher.mix import Mix
 from paceline.runner.dispatcher.queue import KeyQueue, Lane, Waiting, deadline_of
 from paceline.runner.dispatcher.sizing import Choice, Outlook, batch_target, choose, fit, is_simple
 from paceline.runner.dispatcher.table_book import Table, TableBook
@@ -20,6 +22,7 @@ from paceline.runner.dispatcher.timing import WINDOW_BATCHES, Timing
 
 CERTAIN = 0.85  # of the arrivals that the past lets one expect: nobody is dropped for those that may not come
 CERTAIN_POOL = 0.7  # of several workers, where the next one is free soon
+LENGTHS_MAX = 16  # of a key are looked at for one batch, those with the most urgent heads
 PATIENCE_S = 30.0  # without a deadline a request counts as due so long after its arrival: between keys only
 
 
@@ -53,13 +56,13 @@ class Planner:
 
     def seconds(self, profile: str, request: Arrived, rows: int, now: float) -> float | None:
         """Of a batch of `rows` rows like this request, sliced by its cap; None = unknown."""
-        curve = self._tables.table(profile, request.key).curve
-        return None if curve is None else _sliced(curve, rows, self.cap(request, now))
+        curve = self._tables.table(profile, request.key, request.length).curve
+        return None if curve is None else sliced(curve, rows, self.cap(request, now))
 
     def is_infeasible(self, request: Arrived, now: float) -> bool:
         """On the word of given tables, even if every worker were idle."""
         for profile in self._fleet.profiles:
-            table = self._tables.peek(profile, request.key)
+            table = self._tables.peek(profile, request.key, request.length)
             if table is None or not self._is_too_slow(table, request, now):
                 return False
         return bool(self._fleet.profiles)
@@ -72,7 +75,7 @@ class Planner:
         if request.rows == 1:  # nearly always: no cap to look up
             seconds = given.seconds(1)
         else:
-            seconds = _sliced(given, request.rows, self.cap(request, now))
+            seconds = sliced(given, request.rows, self.cap(request, now))
         return seconds > request.deadline - self._config.reply_s - now
 
     def plan(self, worker: Worker, start: float, now: float) -> Plan:
@@ -80,7 +83,7 @@ class Planner:
         hopeless: list[Waiting] = []
         held_until = inf
         for state in self._by_urgency(worker.profile, now):
-            table = self._tables.table(worker.profile, state.key)
+            table = self._tables.table(worker.profile, state.key, state.length)
             if table.grounded:
                 for lane in list(state.queue.lanes):
                     hopeless += self._pop_hopeless(state, lane, len(lane.entries), start, now)
@@ -124,7 +127,7 @@ class Planner:
         """Priority, then right edge: the latest start that meets the head's deadline; ties to more rows per second."""
         head = state.queue.head
         due = head.deadline if head.deadline < inf else head.arrived_at + PATIENCE_S
-        table = self._tables.peek(profile, state.key)
+        table = self._tables.peek(profile, state.key, state.length)
         if table is None or table.curve is None:
             return head.priority, due, 0.0
         rows = batch_target(state.queue, table, self.cap(head.request, now))
@@ -169,7 +172,7 @@ class Planner:
         if worker.batches or not hopeless:
             return Plan([], hopeless)
         best = max(hopeless, key=lambda waiting: waiting.deadline)
-        table = self._tables.table(worker.profile, best.request.key)
+        table = self._tables.table(worker.profile, best.request.key, best.request.length)
         if now < table.probe_at or best.deadline <= now or self._is_too_slow(table, best.request, now):
             return Plan([], hopeless)
         table.probe_at = now + self._need_s(best.request, now)
@@ -186,7 +189,23 @@ class Planner:
         choice = self._choose(state, table, worker, start, now)
         members = self._gather(queue, table, choice, start)
         self._backlog.left(state, before - queue.rows)
+        if state.length and not queue and not members[0].runs_alone:
+            members = self._with_other_lengths(members, state, table, worker, start, now)
         return members, choice.skip
+
+    def _with_other_lengths(
+        self, members: list[Waiting], state: KeyState, table: Table, worker: Worker, start: float, now: float
+    ) -> list[Waiting]:
+        """The longest first. Only a batch that leaves none of its own length behind has room for others."""
+        others = self._backlog.other_lengths(state)
+        if not others:
+            return members
+        mix = Mix(members, state.length, table, self.cap(members[0].request, now), start + self._config.reply_s)
+        for other in nsmallest(LENGTHS_MAX, others, key=_head):
+            rows = mix.join(other, self._tables.table(worker.profile, other.key, other.length))
+            if rows:
+                self._backlog.left(other, rows)
+        return mix.members
 
     def _choose(self, state: KeyState, table: Table, worker: Worker, start: float, now: float) -> Choice:
         queue = state.queue
@@ -247,8 +266,5 @@ def _urgency(state: KeyState) -> Urgency:
     return state.urgency
 
 
-def _sliced(curve: Curve, rows: int, cap: int) -> float:
-    if rows <= cap:
-        return curve.seconds(rows)
-    slices, rest = divmod(rows, cap)
-    return slices * curve.seconds(cap) + (curve.seconds(rest) if rest else 0.0)
+def _head(state: KeyState) -> Waiting:
+    return state.queue.head

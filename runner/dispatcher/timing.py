@@ -75,7 +75,7 @@ class Timing:
     def cluster_ends_at(self, state: KeyState, worker: Worker, cap: int, start: float) -> float:
         """For a single worker: until when the rest of a cluster may be waited for."""
         queue = state.queue
-        table = self._tables.table(worker.profile, state.key)
+        table = self._tables.table(worker.profile, state.key, state.length)
         curve = table.curve
         if curve is None or not table.grounded or worker.batches or queue.head.runs_alone:
             return -inf
@@ -87,13 +87,13 @@ class Timing:
 
     def _hold(self, state: KeyState, worker: Worker, cap: int, now: float) -> Hold | None:
         """None: too little is known."""
-        table = self._tables.table(worker.profile, state.key)
+        table = self._tables.table(worker.profile, state.key, state.length)
         if table.curve is None or not table.grounded:
             return None
         pace = self._pace(state, worker.profile, table, cap, now)
         wanted = need(state.arrivals.demand(now), pace.window_s)
         until = now + SHARE_WINDOWS * pace.window_s
-        room = self._shares.room(state.key, wanted / pace.supply[-1], until, now)
+        room = self._shares.room(state.name, wanted / pace.supply[-1], until, now)
         if room == 1.0:
             level = pace.level(wanted)
         elif room * self._fleet.size < STEP_MIN:
@@ -142,7 +142,7 @@ class Timing:
         return [(curve, count) for curve, count in curves if curve is not None]
 
     def _curve(self, profile: str, state: KeyState) -> Curve | None:
-        table = self._tables.peek(profile, state.key)
+        table = self._tables.peek(profile, state.key, state.length)
         return None if table is None else table.curve
 
 

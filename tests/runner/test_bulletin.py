@@ -12,6 +12,7 @@ from paceline.protocol import messages
 from paceline.protocol.forecast import BacklogPoint
 from paceline.protocol.tensor import Buffer
 from paceline.runner.bulletin import IDLE_S, INTERVAL_S, TIME_NS_MAX, Bulletin, to_wire
+from paceline.protocol.outlook import Outlook
 from paceline.runner.dispatcher import Forecast, KeyForecast, WorkerForecast
 
 
@@ -64,6 +65,24 @@ def test_a_key_has_the_table_of_its_fastest_workers_and_none_where_nothing_is_kn
 def test_a_given_table_is_told_once_of_each_method() -> None:
     keys = tuple(replace(KEY, key=(method, bytes(2)), known=True) for method in ("m", "m", "n"))
     assert [table.method for table in to_wire(replace(BUSY, keys=keys)).tables] == ["m", "n"]
+
+
+def test_each_length_has_its_learned_table_and_a_given_one_holds_for_all() -> None:
+    lengths = tuple(replace(KEY, length=length, rows_queued=length) for length in (8, 64))
+    wire = to_wire(replace(BUSY, keys=lengths))
+    assert [(table.key, table.length) for table in wire.tables] == [(b"k", 64), (b"k", 8)]
+    given = to_wire(replace(BUSY, keys=tuple(replace(key, known=True) for key in lengths)))
+    assert [table.length for table in given.tables] == [0]
+
+
+def test_admission_finds_the_table_of_a_length() -> None:
+    """The most urgent goes when a batch ends at 2.5: with length 8 it is done by 2.6, with 64 by 3.3."""
+    short = replace(KEY, length=8, rows_queued=2, points=((1, 0.1),))
+    long = replace(KEY, length=64, rows_queued=0, points=((1, 0.8),))
+    outlook = Outlook(reply_s=0.0)
+    outlook.hear(to_wire(replace(BUSY, keys=(short, long), rows_queued=2, backlog=((0, 9.0, 2),))))
+    late = [outlook.late_s(2.0, ("m", b"k", length), 1, -1, 2.7, 0) for length in (8, 64)]
+    assert late == [0.0, pytest.approx(0.6)]
 
 
 def test_a_long_table_is_thinned_and_keeps_both_ends() -> None:

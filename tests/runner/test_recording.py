@@ -70,7 +70,7 @@ plain_events = (
     | st.builds(WorkerLost, st.just(NOBODY), st.none() | st.lists(rows, unique=True).map(lambda n: tuple(sorted(n))))
     | st.builds(BatchDone, st.just(NOBODY), rows, times, st.booleans())
     | st.builds(CapChanged, keys, rows, times)
-    | st.builds(Measured, st.sampled_from(["", "cpu"]), keys, rows, times)
+    | st.builds(Measured, st.sampled_from(["", "cpu"]), keys, rows, times, st.integers(0, 1000))
     | st.just(Tick())
 )
 plain_actions = (

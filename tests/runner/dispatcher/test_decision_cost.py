@@ -92,9 +92,9 @@ def test_a_forecast_of_one_key_costs_no_more_tables_the_more_keys_wait(monkeypat
     peeked: list[object] = []
     peek = TableBook.peek
 
-    def counted(book: TableBook, profile: str, key: Hashable) -> Table | None:
+    def counted(book: TableBook, profile: str, key: Hashable, length: int = 0) -> Table | None:
         peeked.append(key)
-        return peek(book, profile, key)
+        return peek(book, profile, key, length)
 
     monkeypatch.setattr(TableBook, "peek", counted)
     assert len(dispatcher.forecast(0.1, keys_max=1).keys) == 1

@@ -119,9 +119,14 @@ class Person:
         return self.at, self.arrived.request_id
 
     @property
-    def rank(self) -> tuple[object, int, float]:
+    def queue(self) -> tuple[object, int]:
+        """What it shares with those of whom each can be in any batch that another one is in."""
+        return self.arrived.key, self.arrived.length
+
+    @property
+    def rank(self) -> tuple[tuple[object, int], int, float]:
         """Equals are served in order, but for those of whom one has aged more than the other."""
-        return self.arrived.key, self.arrived.priority, self.arrived.deadline
+        return self.queue, self.arrived.priority, self.arrived.deadline
 
     def classes(self, ageing_s: float, now: float) -> tuple[int, int]:
         """The most and the least urgent class that it may be in by now."""
@@ -152,7 +157,7 @@ class World:
     machines: dict[int, Machine] = field(default_factory=dict)
     caps: dict[object, tuple[int, float]] = field(default_factory=dict)
     gone: list[tuple[int, int]] = field(default_factory=list)  # batches that are done or lost
-    measured: Counter[object] = field(default_factory=Counter)  # durations told, by key
+    measured: Counter[object] = field(default_factory=Counter)  # durations told, by key and length
     served: list[Person] = field(default_factory=list)  # in this call
     refused: list[tuple[Person, RejectReason]] = field(default_factory=list)  # in this call
 
@@ -192,6 +197,7 @@ class World:
         self.steps_s = random.choice(((0.0, 0.0, 0.001, 0.004, 0.02), (0.0, 0.002), (0.001,)))
         self.bursts = random.choice(((0, 1, 1, 3, 30), (1,), (0, 5), (0, 0, 0, 12, 100)))
         self.crew_size = random.choice((1, 1, 2, 3, 8))
+        self.lengths = random.choice(((0,), (0,), (8, 16), (0, 4, 8), tuple(range(9))))
 
     def run(self, steps: Sequence[int] = range(STEPS)) -> None:
         self.tell(*(self._join() for _ in range(self.crew_size)))
@@ -270,7 +276,7 @@ class World:
             deadline=self.now + random.choice(self.budgets),
             priority=random.choice(self.priorities),
             arrived_at=random.choice((None, self.now - 0.001)),
-            length=random.randrange(9),
+            length=self.lengths[random.randrange(9) % len(self.lengths)],
             batch_limit=random.choice((None, None, None, 1, 8)),
             starts=starts,
             starts_max=random.choice((None, None, 2, 4)),
@@ -313,7 +319,7 @@ class World:
         random = self.random
         profile, key, rows = random.choice(self.profiles), random.choice(self.keys), random.choice(SIZES)
         seconds = random.choice((0.0, inf, 20.0)) if random.random() < 0.2 else self._true_s(profile, rows)
-        self.measured[key] += 1
+        self.measured[key, 0] += 1
         return Measured(profile, key, rows, seconds)
 
     def _nonsense(self) -> Event:
@@ -383,7 +389,7 @@ class World:
             if self.running.pop(request_id, None) is not None:
                 self._answer(request_id, "result")
         self.gone.append((worker_id, dispatch.batch_id))
-        self.measured[dispatch.key] += 1
+        self.measured[dispatch.key, dispatch.length] += 1
         return BatchDone(worker_id, dispatch.batch_id, held.duration, self.random.random() < 0.95)
 
     def _finish(self) -> None:
@@ -458,7 +464,9 @@ class World:
         self._check({request.key for request in requests} == {dispatch.key}, "keys are mixed")
         self._check(all(request.deadline > self.now for request in requests), f"{ids}: past its deadline in a batch")
         self._check(dispatch.rows == sum(request.rows for request in requests), "rows")
-        self._check(dispatch.length == max(request.length for request in requests), "length")
+        lengths = {request.length for request in requests}
+        self._check(dispatch.length == max(lengths), "length")
+        self._check(lengths == {0} or 0 not in lengths, f"{lengths} are mixed")
         self._check(all(person.starts < self._starts_max(person) for person in people), "started too often")
         cap = self._cap(requests)
         self._check(dispatch.padded_rows == self._padded(dispatch.rows, cap), f"{dispatch.padded_rows} padded rows")
@@ -487,10 +495,11 @@ class World:
     def _check_order(self, people: list[Person]) -> None:
         """Of equals, nobody who waits came before somebody who goes; the most urgent class is in the batch."""
         going = {person.arrived.request_id for person in people}
+        queues = {person.queue for person in people}
         last = {person.rank: person for person in sorted(people, key=lambda person: person.order)}
         most_urgent = min(self._classes(person)[0] for person in people)
         for request_id, person in self.queued.items():
-            if person.arrived.key != people[0].arrived.key or request_id in going:
+            if person.queue not in queues or request_id in going:
                 continue
             other = last.get(person.rank)
             if other is not None and person.order < other.order:
@@ -551,7 +560,7 @@ class World:
                 self._check(deadline <= self.now, f"{reject} before its deadline {deadline}")
             case RejectReason.INFEASIBLE:
                 self._check(self.now < deadline < inf, f"{reject} at a deadline of {deadline}")
-                is_known = self.given or self.measured[person.arrived.key] > 2
+                is_known = self.given or self.measured[person.queue] > 2
                 self._check(bool(is_known), f"{reject}, though nothing is known")
             case RejectReason.WORKER_LOST:
                 spent = person.starts >= self._starts_max(person)
@@ -584,7 +593,7 @@ class World:
         self._check(forecast == self.dispatcher.forecast(self.now), "two forecasts of one moment differ")
         rows = Counter[object]()
         for person in self.queued.values():
-            rows[person.arrived.key] += person.arrived.rows
+            rows[person.queue] += person.arrived.rows
         self._check(forecast.rows_queued == rows.total(), f"{forecast.rows_queued} rows queued, {rows} are")
         crew = {worker: machine for worker, machine in self.machines.items() if not machine.draining}
         self._check({w.worker_id for w in forecast.workers} == set(crew), f"{forecast.workers}: {crew}")
@@ -601,19 +610,20 @@ class World:
 
     def _check_keys(self, forecast: Forecast, rows: Counter[object]) -> None:
         for key in forecast.keys:
-            self._check(key.rows_queued == rows[key.key], f"{key}: {rows[key.key]} rows wait")
+            queued = rows[key.key, key.length]
+            self._check(key.rows_queued == queued, f"{key}: {queued} rows wait")
             self._check(key.rows_max == self._cap([Arrived(0, key.key)]), f"{key}: the cap is another")
             self._check(key.known == (key.profile in self.given), f"{key}: is not known")
             rising = [seconds for _, seconds in sorted(key.points)]
             self._check(rising == sorted(rising), f"{key} falls")
         if rows and self.machines:
-            self._check({key.key for key in forecast.keys} >= set(rows), f"{rows} are not all listed")
+            self._check({(key.key, key.length) for key in forecast.keys} >= set(rows), f"{rows} are not all listed")
 
     def _check_empty(self) -> None:
         dispatcher, config = self.dispatcher, self.config
         backlog, fleet, tables = dispatcher._backlog, dispatcher._fleet, dispatcher._tables
         self._check(not (dispatcher._live or dispatcher._fresh or dispatcher._actions), "something is left")
-        self._check(not backlog.waiting and backlog.rows == 0, "rows are left")
+        self._check(not (backlog.waiting or backlog._lengths) and backlog.rows == 0, "rows are left")
         self._check(all(not s.queue.lanes and s.queue.rows == 0 for s in backlog._idle.values()), "a lane is left")
         self._check(set(fleet._workers) == set(self.machines), "workers are left")
         self._check(fleet.idle == fleet.size == len(self.machines), "workers are miscounted")

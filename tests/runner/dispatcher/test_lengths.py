@@ -1,0 +1,216 @@
+"""Requests of one key that are padded to different lengths: whose batch is whose, and what is learned of it."""
+
+from collections.abc import Hashable, Mapping
+
+import pytest
+
+from paceline.runner.dispatcher import (
+    Arrived,
+    BatchDone,
+    Cancelled,
+    CapChanged,
+    DispatcherConfig,
+    Measured,
+    Tick,
+    WorkerJoined,
+    WorkerLost,
+)
+from paceline.runner.dispatcher.planner import LENGTHS_MAX
+from paceline.runner.dispatcher.table_book import TableBook
+from tests.runner.dispatcher.scene import FLAT, LINE, Scene, batches, dispatches
+
+SHORT, LONG = 8, 64
+Points = Mapping[int, float]
+
+
+def arrived(request_id: Hashable, length: int, deadline: float = 9.0, priority: int = 0) -> Arrived:
+    return Arrived(request_id, "k", deadline=deadline, priority=priority, length=length)
+
+
+def learned(tables: Mapping[int, Points], most: int = 8) -> Scene:
+    """A worker of which these tables are known by length, each from three durations of each size."""
+    scene = Scene(DispatcherConfig(most))
+    for length, points in tables.items():
+        for rows, seconds in points.items():
+            scene.tell(*[Measured("", "k", rows, seconds, length)] * 3)
+    return scene
+
+
+def test_a_batch_is_of_one_length_where_padding_costs_more_than_a_batch_of_its_own() -> None:
+    scene = learned({SHORT: {1: 0.001, 8: 0.002}, LONG: {1: 0.010, 8: 0.040}})
+    actions = scene.tell(arrived("s1", SHORT), arrived("l1", LONG), arrived("s2", SHORT), arrived("l2", LONG))
+    (batch,) = dispatches(actions)
+    assert batch.request_ids == ("l1", "l2")  # nobody of another length ends the batch
+    assert batch.length == LONG
+    (batch,) = dispatches(scene.tell(BatchDone("w0", 1, 0.014), at=0.014))
+    assert (batch.request_ids, batch.length) == (("s1", "s2"), SHORT)
+    assert batch.predicted_s == pytest.approx(0.001 + 0.001 / 7)
+
+
+def test_a_batch_with_room_takes_shorter_ones_where_that_takes_less_time_than_two_batches() -> None:
+    scene = learned({SHORT: {1: 0.010, 8: 0.017}, LONG: {1: 0.020, 8: 0.034}})
+    (batch,) = dispatches(scene.tell(arrived("s1", SHORT), arrived("s2", SHORT), arrived("l", LONG, deadline=8.0)))
+    assert batch.request_ids == ("l", "s1", "s2")
+    assert (batch.rows, batch.length) == (3, LONG)
+    assert batch.predicted_s == pytest.approx(0.024)  # against 0.020 + 0.011
+
+
+@pytest.mark.parametrize(("short_s", "more_s", "pays"), [(0.004, 0.0039, True), (0.004, 0.0041, False)])
+def test_padding_up_pays_if_the_longer_batch_grows_by_less_than_the_shorter_one_takes(
+    short_s: float, more_s: float, pays: bool
+) -> None:
+    scene = learned({SHORT: {1: short_s}, LONG: {1: 0.010, 2: 0.010 + more_s}})
+    (batch,) = dispatches(scene.tell(arrived("l", LONG, deadline=8.0), arrived("s", SHORT)))
+    assert batch.request_ids == (("l", "s") if pays else ("l",))
+
+
+def test_urgent_shorter_ones_take_a_longer_one_along_on_the_same_terms() -> None:
+    scene = learned({SHORT: {1: 0.005, 8: 0.006}, LONG: {1: 0.006, 8: 0.0074}})
+    (batch,) = dispatches(scene.tell(arrived("s", SHORT, deadline=8.0), arrived("l", LONG)))
+    assert (batch.request_ids, batch.length) == (("l", "s"), LONG)
+    scene = learned({SHORT: {1: 0.005, 8: 0.006}, LONG: {1: 0.012, 8: 0.100}})
+    (batch,) = dispatches(scene.tell(arrived("s", SHORT, deadline=8.0), arrived("l", LONG)))
+    assert (batch.request_ids, batch.length) == (("s",), SHORT)
+
+
+def test_a_given_table_is_that_of_every_length() -> None:
+    scene = Scene(DispatcherConfig(64, latency_table=FLAT))
+    (batch,) = dispatches(scene.tell(*(arrived(number, length) for number, length in enumerate((16, 8, 64, 8)))))
+    assert sorted(map(str, batch.request_ids)) == ["0", "1", "2", "3"]
+    assert (batch.length, batch.predicted_s) == (64, 0.010)
+
+
+def test_a_part_of_a_queue_that_needs_its_own_batch_anyway_is_not_padded_up_at_a_loss() -> None:
+    """Two rows of room: two long rows more are 20 ms, and the short ones' own batch is 0.2 ms shorter without them."""
+    tables = {SHORT: {1: 0.021, 8: 0.0217}, LONG: {1: 0.010, 4: 0.040}}
+    scene = learned(tables, most=4)
+    events = [arrived(f"l{number}", LONG, deadline=8.0) for number in range(2)]
+    (batch,) = dispatches(scene.tell(*events, *(arrived(f"s{number}", SHORT) for number in range(3))))
+    assert batch.request_ids == ("l0", "l1")
+    scene = learned(tables, most=4)
+    (batch,) = dispatches(scene.tell(*events, *(arrived(f"s{number}", SHORT) for number in range(2))))
+    assert batch.request_ids == ("l0", "l1", "s0", "s1")
+
+
+def test_a_length_of_which_nothing_is_known_keeps_to_itself() -> None:
+    scene = learned({LONG: {1: 0.010, 8: 0.010}})
+    (batch,) = dispatches(scene.tell(arrived("l", LONG, deadline=1.0), arrived("s", SHORT)))
+    assert batch.request_ids == ("l",)
+    scene = learned({SHORT: {1: 0.010, 8: 0.010}})
+    (batch,) = dispatches(scene.tell(arrived("s", SHORT, deadline=1.0), arrived("l", LONG)))
+    assert batch.request_ids == ("s",)
+
+
+def test_only_the_head_of_the_shorter_ones_joins_and_only_if_its_deadline_allows() -> None:
+    scene = Scene(DispatcherConfig(64, latency_table=LINE))
+    first = arrived("l", LONG, deadline=1.0)
+    loose = arrived("loose", SHORT, deadline=1.0, priority=1)
+    assert batches(scene.tell(first, arrived("tight", SHORT, deadline=0.0059, priority=1), loose)) == [("l",)]
+    scene = Scene(DispatcherConfig(64, latency_table=LINE))
+    assert batches(scene.tell(first, arrived("tight", SHORT, deadline=0.0061, priority=1), loose)) == [("l", "tight")]
+
+
+def test_no_member_is_late_for_those_who_join() -> None:
+    scene = Scene(DispatcherConfig(64, latency_table=LINE))
+    actions = scene.tell(arrived("l", LONG, deadline=0.0066), *(arrived(number, SHORT) for number in range(9)))
+    assert batches(actions) == [("l", 0, 1)]
+
+
+def test_the_cap_holds_for_all_members_and_a_lowered_one_for_all_lengths_of_the_key() -> None:
+    scene = Scene(DispatcherConfig(4, latency_table=FLAT))
+    shorts = [arrived(number, SHORT) for number in range(9)]
+    assert batches(scene.tell(arrived("l", LONG, deadline=1.0), *shorts)) == [("l", 0, 1, 2)]
+    scene.tell(CapChanged("k", 2, until=9.0))
+    assert batches(scene.tell(BatchDone("w0", 1, 0.010), at=0.010)) == [(3, 4)]
+    scene.tell(*(Cancelled(number) for number in range(5, 9)), arrived("l2", LONG), arrived("l3", LONG))
+    assert batches(scene.tell(BatchDone("w0", 2, 0.010), at=0.020)) == [("l2", "l3")]
+
+
+def test_who_has_to_run_alone_joins_nobody_and_a_smaller_limit_holds_for_the_batch() -> None:
+    scene = Scene(DispatcherConfig(8, latency_table=FLAT))
+    alone = Arrived("alone", "k", deadline=9.0, length=SHORT, batch_limit=1)
+    assert batches(scene.tell(arrived("l", LONG, deadline=1.0), alone)) == [("l",)]
+    assert batches(scene.tell(arrived("l2", LONG), BatchDone("w0", 1, 0.010), at=0.010)) == [("alone",)]
+    scene.tell(BatchDone("w0", 2, 0.010), at=0.020)
+    scene = Scene(DispatcherConfig(8, latency_table=FLAT))
+    few = [Arrived(number, "k", deadline=9.0, length=SHORT, batch_limit=3) for number in range(4)]
+    assert batches(scene.tell(arrived("l", LONG, deadline=1.0), *few)) == [("l", 0, 1)]
+
+
+def test_without_a_padded_dimension_a_request_joins_no_length() -> None:
+    scene = Scene(DispatcherConfig(8, latency_table=FLAT))
+    assert batches(scene.tell(arrived("none", 0, deadline=1.0), arrived("s", SHORT))) == [("none",)]
+
+
+def test_a_key_and_its_length_are_no_other_key() -> None:
+    scene = Scene(DispatcherConfig(8, latency_table=FLAT))
+    actions = scene.tell(arrived("s", SHORT, deadline=1.0), Arrived("other", ("k", SHORT), deadline=9.0))
+    assert batches(actions) == [("s",)]
+
+
+def test_of_very_many_lengths_the_most_urgent_are_looked_at() -> None:
+    scene = Scene(DispatcherConfig(64, latency_table=FLAT))
+    actions = scene.tell(arrived("l", 999, deadline=1.0), *(arrived(n, n, deadline=99.0 - n) for n in range(1, 30)))
+    (batch,) = batches(actions)
+    assert set(batch) <= {"l", *range(1, 30)}
+    assert len(batch) == 1 + LENGTHS_MAX
+
+
+def test_a_batch_teaches_the_table_of_its_longest_member() -> None:
+    scene = learned({SHORT: {1: 0.005, 2: 0.005}, LONG: {1: 0.006, 2: 0.006}})
+    for number in range(1, 4):
+        scene.tell(arrived(("l", number), LONG, deadline=8.0), arrived(("s", number), SHORT))
+        scene.tell(BatchDone("w0", number, 0.008), at=number * 0.010)
+    scene.tell(arrived("l", LONG, deadline=8.0), arrived("s", SHORT))
+    tables = scene.dispatcher._tables
+    (short, long) = (tables.table("", "k", length) for length in (SHORT, LONG))
+    assert short.curve is not None
+    assert short.curve.seconds(2) == 0.005
+    assert long.curve is not None
+    assert long.curve.seconds(2) == pytest.approx(0.008, abs=0.0011)
+
+
+def test_members_of_a_lost_batch_wait_again_among_their_own() -> None:
+    scene = Scene(DispatcherConfig(8, latency_table=FLAT))
+    scene.tell(arrived("l", LONG, deadline=1.0), arrived("s1", SHORT), arrived("s2", SHORT))
+    scene.tell(WorkerLost("w0", started=()))
+    scene.tell(Cancelled("l"))
+    assert batches(scene.tell(WorkerJoined("w1"), Tick())) == [("s1", "s2")]
+
+
+def test_a_forecast_has_the_rows_and_the_table_of_each_length() -> None:
+    scene = learned({SHORT: {1: 0.001}, LONG: {1: 0.010}})
+    scene.arrive(1, at=0.0, deadline=9.0, key="other")
+    scene.tell(arrived("l", LONG), arrived("s1", SHORT), arrived("s2", SHORT))
+    forecast = scene.dispatcher.forecast(0.0)
+    keys = {(key.key, key.length): (key.rows_queued, key.points) for key in forecast.keys}
+    assert keys == {("k", LONG): (1, ((1, 0.010),)), ("k", SHORT): (2, ((1, 0.001),))}
+
+
+def test_a_new_length_starts_from_its_method_and_no_more_tables_are_kept_than_allowed() -> None:
+    book = TableBook(DispatcherConfig(64, keys_max=2))
+    for key in ("k", ("m", 1)):
+        for _ in range(3):
+            book.observe("", key, 1, 0.010, 0.0, SHORT)
+        table = book.table("", key, LONG)
+        assert table.curve is not None
+        assert table.curve.seconds(1) == 0.010
+        assert not table.grounded
+    assert len(book._learned) == 2
+
+
+def test_every_length_is_served_in_time_at_a_load_that_needs_shared_batches() -> None:
+    """10 ms a batch of whatever lengths, 4 lengths in turn, 2 ms apart, 30 ms each: a queue for each would be late."""
+    scene = Scene(DispatcherConfig(64, latency_table=FLAT))
+    served, ends_at, running = 0, None, 0
+    for tick in range(500):
+        now = tick * 0.002
+        events: list[Arrived | BatchDone] = []
+        if ends_at is not None and now >= ends_at - 1e-9:
+            events.append(BatchDone("w0", running, 0.010))
+            ends_at = None
+        events.append(arrived(tick, (8, 16, 32, 64)[tick % 4], deadline=now + 0.0301))
+        for batch in dispatches(scene.tell(*events, at=now)):
+            served += len(batch.request_ids)
+            running, ends_at = batch.batch_id, now + 0.010
+    assert served >= 490
