@@ -1,5 +1,5 @@
-"""The ASGI application: health, metadata and metrics by plain routing, and the infer route for ASGI servers other than
-our own protocol (which answers it without a task).
+"""The ASGI application: health, metadata and metrics by plain routing, the infer route for ASGI servers other than
+our own protocol (which answers it without a task), and the user's service for every other path.
 
 Called by uvicorn; knows no socket. Every error body is `{"error", "code", "request_id"}`.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
 
 from paceline.api_server.answer import (
     Answer,
@@ -23,15 +22,13 @@ from paceline.api_server.infer import InferRoute, RequestIds, Target
 from paceline.api_server.metadata import server_metadata
 from paceline.api_server.metrics import CONTENT_TYPE, exposition
 from paceline.api_server.model_path import ModelPath, parse_model_path
+from paceline.api_server.service_side import ServiceSide, send_answer
 from paceline.protocol.catalog import Catalog, model_metadata
 from paceline.protocol.errors import Internal, RequestError, TooLarge
 from paceline.protocol.hosts import Hosts
+from paceline.protocol.service_app import Message, Receive, Send
 
 logger = logging.getLogger(__name__)
-
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 _GET = b"GET, HEAD"
 _POST = b"POST"
@@ -40,12 +37,21 @@ _POST = b"POST"
 class App:
     """See the module."""
 
-    def __init__(self, catalog: Catalog, hosts: Hosts, route: InferRoute, ids: RequestIds, body_bytes_max: int) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        hosts: Hosts,
+        route: InferRoute,
+        ids: RequestIds,
+        body_bytes_max: int,
+        service: ServiceSide | None = None,
+    ) -> None:
         self._catalog = catalog
         self._hosts = hosts
         self._route = route
         self._ids = ids
         self._body_bytes_max = body_bytes_max
+        self._service = service
         self._pages: dict[str, Callable[[bytes], Answer]] = {
             "/v2": lambda request_id: json_answer(200, server_metadata(), request_id),
             "/v2/health/live": lambda request_id: empty_answer(200, request_id),
@@ -56,6 +62,9 @@ class App:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"only http is spoken here, not {scope['type']}")
+        if self._service is not None and not _is_ours(scope["raw_path"]):
+            await self._service(scope, receive, send)
+            return
         headers = dict(scope["headers"])
         if scope["method"] == "POST":
             target = self._route.target(scope["raw_path"])
@@ -64,7 +73,7 @@ class App:
                 return
         answer = self._answer(scope, headers)
         answer.close = answer.close or self._hosts.draining
-        await _send(answer, send)
+        await send_answer(answer, send)
 
     def _answer(self, scope: Message, headers: dict[bytes, bytes]) -> Answer:
         request_id = b""
@@ -114,7 +123,7 @@ class App:
                 error = TooLarge(f"the body is over the limit of {self._body_bytes_max} bytes")
                 answer = error_answer(error, self._ids.next())
                 answer.close = True
-                await _send(answer, send)
+                await send_answer(answer, send)
                 return
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         exchange = self._route.begin(target, headers, body, done.set_result)
@@ -122,9 +131,15 @@ class App:
         await asyncio.wait((done, gone), return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if done.done():
-            await _send(done.result(), send)
+            await send_answer(done.result(), send)
         else:
             exchange.abandon()
+
+
+def _is_ours(path: bytes) -> bool:
+    """Whether a path is answered here, whatever the service has. The inspector refuses services that want these."""
+    path = path.rstrip(b"/")
+    return path in (b"/v2", b"/metrics") or path.startswith(b"/v2/")
 
 
 def _readiness(ready: bool, request_id: bytes) -> Answer:
@@ -140,8 +155,3 @@ def _only(method: str, allowed: bytes) -> None:
             f"{method} is not allowed here, expected {allowed.decode()}",
             b"allow: %s\r\n" % allowed,
         )
-
-
-async def _send(answer: Answer, send: Send) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.header_pairs()})
-    await send({"type": "http.response.body", "body": b"".join(answer.body)})

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 DIRECT_BODY_BYTES = 64 * 1024
 # Behind a request that runs, so many small ones are read: only who reads notices that the client hangs up.
 READ_AHEAD = 8
+# After its client hung up, an ASGI app that does not listen for that is cancelled this much later.
+DISCONNECTED_S = 0.1
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REQUEST_ID = b"x-request-id: "
 _KEEP, _CLOSE = b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"
@@ -87,6 +89,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal: Answer | None = None
         self._held = False
         self._unwritten = self._reserved = 0
+        self._task: asyncio.Task[None] | None = None
 
     # The transport's calls
 
@@ -105,6 +108,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         if running is not None and running.exchange is not None:
             running.exchange.abandon()
+        if self._task is not None and not self._task.done():
+            self.loop.call_later(DISCONNECTED_S, self._task.cancel)
 
     def data_received(self, data: bytes) -> None:
         before, messages = self._phase, self._messages
@@ -425,6 +430,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """As uvicorn does, but with a hold on the task."""
+        task = self._task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     # Refusals
 

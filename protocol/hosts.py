@@ -144,13 +144,15 @@ class Hosts:
         request_id: str,
         traceparent: str,
         waiter: Waiter,
+        begun: bool = False,
     ) -> int:
-        """Accept a call; `waiter` gets its answer within `budget_s`. Returns the counter for `cancel`.
+        """Accept a call; `waiter` gets its answer within `budget_s`. Returns the counter for `cancel`. `begun`: it is
+        part of something that was accepted already, and so runs in a drain too.
 
         Raises Draining, QueueFull, NoWorker, InfeasibleNow, InvalidParameter (a budget that cannot work), InvalidInput
         (arguments too large to travel).
         """
-        if self.draining:
+        if self.draining and not begun:
             raise Draining("the server is draining; send the request to another one", retry_after_s=1.0)
         self._gates[runner].check_budget(budget_s, measured.rows)
         self._counter = counter = self._counter + 1

@@ -14,12 +14,18 @@ import traceback
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from paceline.protocol.errors import PacelineError, StartError, did_you_mean
+
+if TYPE_CHECKING:
+    from paceline.protocol.service_app import ServiceApp
 
 _TARGET = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 _NOT_THEIRS = ("site-packages", "dist-packages")
 _LINES_MAX = 40
+_STORE_HOME = "PACELINE_HOME"
+_SERVICE_PARTS = ("plan", "bind", "asgi", "startup", "shutdown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +49,35 @@ def parse_target(text: str) -> Target | None:
     return Target(found[1], found[2]) if found else None
 
 
-def enter(folder: str) -> None:
-    """Make `folder` the working directory and the first place where modules are looked for.
+def enter(folder: str, store_home: str) -> None:
+    """Let the code of a service in: `folder` is the working directory and the first place where modules are looked for,
+    and models come from `store_home`, wherever the settings came from.
 
     Raises StartError if it is not a folder that can be entered.
     """
-    path = os.path.abspath(folder)
-    try:
-        os.chdir(path)
-    except OSError as error:
-        raise StartError(f"cannot enter the service's folder {path}: {error.strerror or error}") from error
-    if path in sys.path:
-        sys.path.remove(path)
-    sys.path.insert(0, path)
-    # A folder that was listed before a file came into it is remembered without the file.
-    importlib.invalidate_caches()
+    os.environ[_STORE_HOME] = store_home
+    _enter(folder)
 
 
 def has_module(module: str, folder: str) -> bool:
     """Whether the module, or the package that it is in, lies in `folder`. Imports nothing."""
     return PathFinder.find_spec(module.partition(".")[0], [folder]) is not None
+
+
+def import_service(target: str, folder: str, store_home: str) -> ServiceApp:
+    """The service that `target` names; see `enter`.
+
+    Raises StartError as `import_target`, and for an object that is no service.
+    """
+    parsed = parse_target(target)
+    if parsed is None:
+        raise StartError(f"{target!r} names no service; expected module and variable, such as service:svc")
+    enter(folder, store_home)
+    found = import_target(parsed, folder)
+    if isinstance(found, type) or not all(callable(getattr(found, part, None)) for part in _SERVICE_PARTS):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise StartError(f"{target} is {what}, not a service; expected {parsed.attribute} = paceline.Service(name=...)")
+    return cast("ServiceApp", found)
 
 
 def import_target(target: Target, folder: str) -> object:
@@ -71,7 +86,7 @@ def import_target(target: Target, folder: str) -> object:
     Raises StartError for a user to read: no such folder, no such module (nearest), a module that does not import (their
     own traceback), no such attribute (nearest).
     """
-    enter(folder)
+    _enter(folder)
     _check_module(target, folder)
     try:
         module = importlib.import_module(target.module)
@@ -84,6 +99,19 @@ def import_target(target: Target, folder: str) -> object:
     raise StartError(
         f"{module.__file__ or target.module} has no {target.attribute!r}.{did_you_mean(target.attribute, public)}"
     )
+
+
+def _enter(folder: str) -> None:
+    path = os.path.abspath(folder)
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise StartError(f"cannot enter the service's folder {path}: {error.strerror or error}") from error
+    if path in sys.path:
+        sys.path.remove(path)
+    sys.path.insert(0, path)
+    # A folder that was listed before a file came into it is remembered without the file.
+    importlib.invalidate_caches()
 
 
 def _story(error: BaseException, folder: str) -> str:

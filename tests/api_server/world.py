@@ -19,6 +19,7 @@ from paceline.protocol import dtypes
 from paceline.protocol.clock import VirtualClock
 from paceline.protocol.control import Host, Topology
 from paceline.protocol.messages import Answers, Cancel, Failure, Infer, InferItem, Result, decode, encode
+from paceline.protocol.service_app import ServiceApp
 from paceline.protocol.signature import InputSpec, MethodSpec
 from paceline.protocol.spec import HttpSpec, RunnerSpec, ServeSpec
 from paceline.protocol.tensor import Buffer
@@ -164,6 +165,12 @@ class Running:
     hosts: FakeHosts
     port: int
 
+    async def open_requests(self, count: int) -> None:
+        """Until the service has `count` requests in hand."""
+        async with asyncio.timeout(10):
+            while self.server.service_requests != count:
+                await asyncio.sleep(0.001)
+
     async def connect(self) -> Wire:
         return Wire(*await asyncio.open_connection("127.0.0.1", self.port))
 
@@ -213,13 +220,14 @@ async def running(
     hosts: FakeHosts | None = None,
     bounds: HttpBounds | None = None,
     sweep_s: float = 0.05,
+    service: ServiceApp | None = None,
 ) -> AsyncIterator[Running]:
     """An HttpServer on a free port whose every runner has one fake host up."""
     spec = spec or serve()
     hosts = hosts or FakeHosts()
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    server = HttpServer(spec, ORIGIN, hosts, [listening], bounds, sweep_s)
+    server = HttpServer(spec, ORIGIN, hosts, [listening], bounds, sweep_s, service)
     ups = [up(b"\x01" + name.encode().ljust(15, b"h"), name) for name in (r.name for r in spec.runners)]
     server.hosts.apply(topology(1, *ups))
     await server.start()
