@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paceline.protocol import child, log
 from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_address, wait
@@ -24,7 +25,8 @@ from paceline.protocol.control import Drain, State
 from paceline.protocol.errors import PacelineError, StartError, StoreError
 from paceline.protocol.pool import Join, Observation
 from paceline.protocol.signals import SignalPipe
-from paceline.protocol.spec import ChildSpec, RunnerSpec
+from paceline.protocol.spec import ChildSpec, RunnerSpec, ServiceSpec
+from paceline.protocol.target import enter
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.crossing import Crossing, open_remote
 from paceline.runner.dispatching import device_of, dispatcher_for
@@ -35,6 +37,9 @@ from paceline.runner.station import Station
 from paceline.runner.supervision import START_FAILED_EXIT, Supervision
 from paceline.runner.warm_up import warm_up
 from paceline.store import ModelStore, StoredVersion, Tag
+
+if TYPE_CHECKING:
+    from paceline.runner.frameworks.loaded import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +109,11 @@ class Worker:
     def _load(self) -> tuple[Engine, list[Observation]]:
         # Here, because these import torch: Hello and LOADING are said before those seconds.
         from paceline.runner.executor import Executor, kind_of
-        from paceline.runner.frameworks.registry import load_model
         from paceline.runner.frameworks.wire_sample import wire_call
 
         runner = self._runner
         device = torch_device(self._device)
-        model = load_model(stored(runner), device)
+        model = loaded(runner, self._spec.serve.service, device)
         self._profile = kind_of(device)
         methods = {method.name: method for method in runner.methods}
         executor = Executor(model.bound, methods, device, runner.max_batch_size, runner.threads, runner.buckets)
@@ -154,6 +158,20 @@ def torch_device(device: str) -> str:
     """Torch's name of `device` in this process: a worker whose CUDA_VISIBLE_DEVICES was narrowed to one sees only 0."""
     narrowed = os.environ.get("CUDA_VISIBLE_DEVICES", ",")
     return "cuda:0" if device.startswith("cuda") and "," not in narrowed else device
+
+
+def loaded(runner: RunnerSpec, service: ServiceSpec | None, device: str) -> LoadedModel:
+    """What `runner` serves, on `device`: a stored version, or a Runnable of `service`. Its folder is where modules are
+    looked for either way: a saved model's class may be there too."""
+    from paceline.runner.frameworks.registry import load_model
+
+    if service is not None:
+        enter(service.folder, service.store_home)
+    if runner.runnable:
+        from paceline.runner.frameworks.runnable import load_runnable
+
+        return load_runnable(runner.runnable, runner.init, device)
+    return load_model(stored(runner), device, runner.threads)
 
 
 def stored(runner: RunnerSpec) -> StoredVersion:

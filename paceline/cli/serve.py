@@ -30,6 +30,8 @@ _STYLES = {
     "restarting": "yellow",
     "given_up": "red bold",
     "draining": "yellow",
+    "reloading": "yellow",
+    "broken": "red bold",
 }
 
 
@@ -39,7 +41,12 @@ def _option(metavar: str, text: str, default: str) -> Any:
 
 
 def serve(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="A model by its tag: my_model:latest.")],
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET", help="A service by module and variable: service:svc. Or models by tag: my_model:latest."
+        ),
+    ],
     host: Annotated[str | None, _option("ADDRESS", "Address to listen on.", "127.0.0.1")] = None,
     port: Annotated[str | None, _option("PORT", "Port to listen on; 0 takes a free one.", "8000")] = None,
     api_workers: Annotated[str | None, _option("COUNT", "API-server processes.", "1")] = None,
@@ -72,14 +79,26 @@ def serve(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Let other machines use the models; nobody is asked who they are.")
     ] = None,
+    working_dir: Annotated[
+        Path, _option("FOLDER", "Where the service's module is looked for.", "the current folder")
+    ] = Path(),
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start the service anew when a Python file of its folder changes.")
+    ] = False,
+    production: Annotated[
+        bool, typer.Option("--production", help="No effect: without --reload a server is one for production.")
+    ] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Load code that this store did not save.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
 ) -> None:
-    """Serve models from the store until Ctrl-C."""
+    """Serve a service, or models from the store, until Ctrl-C."""
     from paceline.config import load_config
+    from paceline.protocol.errors import ConfigError
     from paceline.supervisor import ServeOptions
     from paceline.supervisor import serve as run_server
 
+    if production and reload:
+        raise ConfigError("--production and --reload exclude each other: --reload is for development")
     # Values stay texts until the table of settings reads them: one place says what is expected.
     flags = {
         "host": host,
@@ -101,7 +120,7 @@ def serve(
     settings = load_config(flags, config, os.environ)
     for warning in settings.warnings():
         say(styled(f"WARNING: {warning}", "yellow bold", err=True), err=True)
-    options = ServeOptions(tuple(targets), settings, trust=trust)
+    options = ServeOptions(tuple(targets), settings, trust=trust, folder=working_dir, reload=reload)
     code = run_server(options, event_in_json if as_json else teller(options.targets, settings))
     if code:
         raise typer.Exit(code)
@@ -147,7 +166,11 @@ def _show_usage(event: Ready, targets: tuple[str, ...], settings: Config) -> Non
     from paceline.cli.example_request import curl_line
 
     say()
-    for target in targets[:_EXAMPLES_MAX]:
-        say(f"  {curl_line(event.url, target, settings.store_home)}")
+    if event.service:
+        for route in event.routes:
+            say(f"  {event.url}{route}")
+    else:
+        for target in targets[:_EXAMPLES_MAX]:
+            say(f"  {curl_line(event.url, target, settings.store_home)}")
     say(f"  {styled('Ctrl-C', 'bold')} stops: accepted requests are finished first; a second one stops at once")
     say()

@@ -129,7 +129,7 @@ class Crew:
         if all(server.given_up for server in servers):
             return f"no API server: {servers[0].given_up}"
         runners = [runner.name for runner in self._spec.runners]
-        if all(self._is_lost(name) for name in runners):
+        if runners and all(self._is_lost(name) for name in runners):
             return "; ".join(f"{name}: {self._why_lost(name)}" for name in runners)
         return ""
 
@@ -218,7 +218,8 @@ class Crew:
     def _start(self, seat: Seat, now: float) -> None:
         if seat.kind == WORKER and seat.index == 0 and seat.restarts == 0:
             runner = self._spec.runner(seat.runner)
-            self._emit(RunnerLoading(runner.name, runner.model, runner.version, runner.devices))
+            model, version = (runner.runnable, "") if runner.runnable else (runner.model, runner.version)
+            self._emit(RunnerLoading(runner.name, model, version, runner.devices))
         incarnation, slot = fresh_incarnation(), self._run_dir.fresh_slot()
         if seat.kind == API_SERVER:
             self._listeners.set_away(seat.index, False)

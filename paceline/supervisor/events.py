@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+_FILES_SHOWN_MAX = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Starting:
@@ -28,7 +30,8 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class RunnerLoading:
-    """A runner's workers are being started."""
+    """A runner's workers are being started. `model`: its name in the store, or the class of a Runnable, which has no
+    `version`."""
 
     runner: str
     model: str
@@ -61,12 +64,14 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """Every runner that can be served is ready, `seconds` after the start. `native`: the address for native clients on
-    other machines, if there is one."""
+    other machines, if there is one; `service` and its `routes`, if it is not models alone."""
 
     url: str
     runners: tuple[Served, ...]
     seconds: float
     native: str = ""
+    service: str = ""
+    routes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,20 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloading:
+    """These files changed: the server is drained, and starts anew on the same port."""
+
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Nothing can be served until a file changes."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The server is gone; `exit_code` is what the process should exit with, `reason` why."""
 
@@ -147,6 +166,8 @@ Event: TypeAlias = (
     | Restarting
     | GivenUp
     | Draining
+    | Reloading
+    | Broken
     | Stopped
 )
 
@@ -159,12 +180,13 @@ def describe(event: Event) -> str:
         case Recording(paths):
             return f"recording decisions to {', '.join(paths)}"
         case RunnerLoading(runner, model, version, devices):
-            return f"loading {runner}: {model}:{version} on {', '.join(devices)}"
+            return f"loading {runner}: {model}{':' if version else ''}{version} on {', '.join(devices)}"
         case ChildReady(_, name, pid, device, seconds):
             return f"{name} ready in {seconds:.2f} s (pid {pid}{', ' + device if device else ''})"
-        case Ready(url, runners, seconds, native):
+        case Ready(url, runners, seconds, native, service, _):
             where = f"{url} and {native}" if native else url
-            return f"ready: {', '.join(map(_describe_served, runners))} on {where} after {seconds:.2f} s"
+            what = [f"service {service}"] if service else []
+            return f"ready: {', '.join([*what, *map(_describe_served, runners)])} on {where} after {seconds:.2f} s"
         case Stalled(_, name, pid, reason):
             return f"{name} (pid {pid}) gets no new requests: {reason}"
         case Recovered(_, name, pid):
@@ -177,6 +199,11 @@ def describe(event: Event) -> str:
             return f"{name} is given up: {reason}"
         case Draining(cause, grace_s):
             return f"draining ({cause}): finishing accepted requests, at most {grace_s:g} s; once more stops at once"
+        case Reloading(files):
+            more = f" and {len(files) - _FILES_SHOWN_MAX} more" if len(files) > _FILES_SHOWN_MAX else ""
+            return f"{', '.join(files[:_FILES_SHOWN_MAX])}{more} changed: starting anew"
+        case Broken(reason):
+            return f"cannot serve, waiting for a change: {reason}"
         case Stopped(exit_code, reason):
             return f"stopped: {reason}" if exit_code == 0 else f"stopped with exit code {exit_code}: {reason}"
 

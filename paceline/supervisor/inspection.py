@@ -12,9 +12,11 @@ from paceline.protocol.errors import ProtocolError
 
 @dataclass(frozen=True, slots=True)
 class InspectRequest:
-    """Make a ServeSpec of `targets` under `config` (Config.to_plain) for a server on `host`:`port` with `run_dir`."""
+    """Make a ServeSpec of `targets` under `config` (Config.to_plain) for a server on `host`:`port` with `run_dir`. A
+    service's module is looked for in `folder`."""
 
     targets: tuple[str, ...]
+    folder: str
     config: dict[str, object]
     trust: bool
     host: str

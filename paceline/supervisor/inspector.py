@@ -2,30 +2,27 @@
 
     python -m paceline.supervisor.inspector FD        FD: an InspectRequest; the reply goes to the descriptor it names
 
-Only here is the store read, so that `latest` never moves under a running server and the supervisor stays small.
+Only here is the store read, and a service's code imported to see what it is: `latest` never moves under a running
+server, and the supervisor stays small.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from paceline.config import Config, RunnerSettings
 from paceline.config.agreement import agreed
 from paceline.protocol.child import die_with_parent
-from paceline.protocol.errors import PacelineError, StartError, StoreError, VersionNotFound
+from paceline.protocol.errors import PacelineError, StartError
 from paceline.protocol.spec import HttpSpec, NativeSpec, RunnerSpec, ServeSpec, encode_serve
 from paceline.runner.recorder import open_to_append
-from paceline.store import ModelStore, StoredVersion, Tag, parse_tag
-from paceline.store.tags import is_name
+from paceline.store import ModelStore
 from paceline.supervisor import devices
+from paceline.supervisor.candidates import candidates_of
 from paceline.supervisor.inspection import InspectReply, InspectRequest, decode_request, encode_reply
-
-_FILE_ENDS = (".py", ".pt", ".pth", ".pt2", ".onnx", ".safetensors")
-_VERSIONS_SHOWN_MAX = 20
-_SERVICE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,22 +41,20 @@ def main(argv: Sequence[str]) -> int:
 def inspect(request: InspectRequest) -> ServeSpec:
     """The ServeSpec of `request`. Raises PacelineError for the user to read."""
     config = Config.from_plain(request.config)
-    store = ModelStore(config.store_home)
-    tags = [_tag_of(target, store) for target in request.targets]
-    versions = [store.get(tag, trust=request.trust) for tag in tags]
-    names = [version.tag.name for version in versions]
-    _refuse_twice(names)
-    config.check_runners(names)
-    settings = [agreed(config, name, {}) for name in names]
-    places = _places(names, settings)
-    cores, workers = devices.available_cores(), sum(map(len, places))
-    threads = devices.threads_per_worker(cores, workers)
+    # Before user code is imported: its folder becomes the working directory.
+    store = ModelStore(config.store_home.absolute())
     record = "" if config.server.record is None else str(config.server.record.absolute())
+    native = _native(config)
+    found = candidates_of(request.targets, store, request.folder, request.trust)
+    config.check_runners(found.names)
+    settings = [agreed(config, runner.spec.name, runner.code) for runner in found.runners]
+    places = _places(found.names, settings)
+    threads = devices.threads_per_worker(devices.available_cores(), max(1, sum(map(len, places))))
     runners = tuple(
-        _runner(version, tag, chosen, place, threads, str(config.store_home), request.trust, record)
-        for version, tag, chosen, place in zip(versions, tags, settings, places)
+        _settled(runner.spec, chosen, place, threads, record)
+        for runner, chosen, place in zip(found.runners, settings, places)
     )
-    spec = ServeSpec(runners, _http(config, request), request.run_dir, _native(config))
+    spec = ServeSpec(runners, _http(config, request), request.run_dir, native, found.service)
     _check_recording(spec)
     return spec
 
@@ -73,38 +68,6 @@ def _check_recording(spec: ServeSpec) -> None:
             raise StartError(f"cannot record decisions to {path}: {error.strerror or error}") from error
 
 
-def _tag_of(target: str, store: ModelStore) -> Tag:
-    name, _, version = target.partition(":")
-    if "/" in target or (target.endswith(_FILE_ENDS) and not store.versions(target)):
-        raise StartError(
-            f"{target!r} looks like a file; models are served from the store {store.home}, by tag. Save it first with "
-            f"paceline.pytorch.save(model, NAME) or paceline.torchscript.save(script, NAME), then: "
-            f"paceline serve NAME:latest"
-        )
-    try:
-        return parse_tag(target)
-    except StoreError as error:
-        if is_name(name) and (versions := store.versions(name)):
-            raise VersionNotFound(
-                f'model "{name}" has no version {version!r}: versions are numbers, or latest; it has '
-                f"{', '.join(versions[-_VERSIONS_SHOWN_MAX:])}"
-            ) from error
-        if _SERVICE.fullmatch(target):
-            raise StartError(
-                f"{target!r} names a service (module:attribute); this version serves models from the store only, by "
-                f"tag such as my_model:latest or my_model:1"
-            ) from error
-        raise
-
-
-def _refuse_twice(names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise StartError(f'model "{name}" is given twice; one server serves one version of a model')
-    if not names:
-        raise StartError("nothing to serve: give at least one model tag, such as my_model:latest")
-
-
 def _places(names: list[str], settings: list[RunnerSettings]) -> list[tuple[str, ...]]:
     """The devices of each runner's workers."""
     installed = devices.installed_gpus()
@@ -114,31 +77,12 @@ def _places(names: list[str], settings: list[RunnerSettings]) -> list[tuple[str,
     return [devices.plan(name, chosen.workers, chosen.devices, gpus) for name, chosen in zip(names, settings)]
 
 
-def _runner(
-    version: StoredVersion,
-    tag: Tag,
-    settings: RunnerSettings,
-    place: tuple[str, ...],
-    threads: int,
-    store_home: str,
-    trust: bool,
-    record: str,
+def _settled(
+    runner: RunnerSpec, settings: RunnerSettings, place: tuple[str, ...], threads: int, record: str
 ) -> RunnerSpec:
-    manifest = version.manifest
-    if manifest.code_bearing:
-        version.require_trusted()
-    if tag.alias is not None:
-        aliases: tuple[str, ...] = (tag.alias,)
-    else:
-        aliases = () if tag.version else ("latest",)
-    return RunnerSpec(
-        name=manifest.name,
-        model=manifest.name,
-        version=manifest.version,
-        digest=version.digest,
-        framework=manifest.framework,
-        store_home=store_home,
-        methods=tuple(manifest.methods.values()),
+    """`runner` with all that settings and devices decide."""
+    return replace(
+        runner,
         workers=len(place),
         devices=place,
         threads=settings.threads or threads,
@@ -149,8 +93,6 @@ def _runner(
         dispatch=settings.dispatch or ("central" if len(place) > 1 else "worker"),
         buckets=settings.buckets or (),
         latency_table=settings.latency_table_ms or (),
-        trust=trust,
-        aliases=aliases,
         record=record,
     )
 

@@ -55,6 +55,7 @@ def _launch(options: ServeOptions, run_dir: RunDir, listeners: Listeners, reply_
         return encode_request(
             InspectRequest(
                 targets=options.targets,
+                folder=str(options.folder.absolute()),
                 config=options.config.to_plain(),
                 trust=options.trust,
                 host=options.config.server.host,

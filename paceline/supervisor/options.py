@@ -25,13 +25,16 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """`targets`: model tags such as "my_model:latest". `run_dir`: None = the config's, else one per port below the
-    store's home. `trust`: whether stored versions may run code that this store did not save."""
+    """`targets`: a service such as "service:svc", looked for in `folder`, or model tags such as "my_model:latest".
+    `run_dir`: None = the config's, else one per port below the store's home. `trust`: whether stored versions may run
+    code that this store did not save. `reload`: start anew whenever a Python file below `folder` changes."""
 
     targets: tuple[str, ...]
     config: Config
     run_dir: Path | None = None
     trust: bool = False
+    folder: Path = Path()
+    reload: bool = False
     programs: Programs = field(default_factory=Programs)
 
     def given_run_dir(self) -> Path | None:

@@ -10,23 +10,27 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from paceline.config.settings import default_run_dir
 from paceline.protocol import channel
 from paceline.protocol.channel import Channels, ipc_address
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.control import ChildState, Drain, Hello, State, Status, StatusRequest
+from paceline.protocol.errors import StartError
 from paceline.protocol.keys import load_server
 from paceline.protocol.spec import ServeSpec
 from paceline.supervisor.census import census
 from paceline.supervisor.crew import STOPPED_WITH_SERVER, Crew
-from paceline.supervisor.events import Draining, Event, Ready, Recording, Starting, Stopped
+from paceline.supervisor.events import Draining, Event, Ready, Recording, Reloading, Starting, Stopped
 from paceline.supervisor.interview import interview
 from paceline.supervisor.listeners import Listeners, open_listeners
 from paceline.supervisor.options import ServeOptions
+from paceline.supervisor.reloading import serve_reloading
 from paceline.supervisor.run_dir import RunDir
 from paceline.supervisor.seat import API_SERVER, BROKER, WORKER, Seat
 from paceline.supervisor.signals import Signals
+from paceline.supervisor.sources import POLL_S, Sources
 from paceline.supervisor.switchboard import Switchboard
 
 # Beyond its grace a child gets this long to exit by itself; brokers and workers get at least WORKER_GRACE_S, as nothing
@@ -35,6 +39,7 @@ SLACK_S = 2.5
 WORKER_GRACE_S = 1.0
 # A killed process that the kernel does not let go is not waited for longer.
 REAP_S = 5.0
+_NEVER = float("inf")
 
 
 def serve(options: ServeOptions, on_event: Callable[[Event], None]) -> int:
@@ -45,7 +50,6 @@ def serve(options: ServeOptions, on_event: Callable[[Event], None]) -> int:
 
         serve(ServeOptions(("my_model:latest",), load_config({}, None, os.environ)), lambda e: print(describe(e)))
     """
-    started_at = SystemClock.now()
     server = options.config.server
     keys = load_server(server.native_keys) if server.native_listen and server.native_keys else None
     with ExitStack() as stack:
@@ -56,43 +60,59 @@ def serve(options: ServeOptions, on_event: Callable[[Event], None]) -> int:
         channels = stack.enter_context(Channels())
         remote = channels.bind_remote(server.native_listen, keys) if server.native_listen and keys else None
         on_event(Starting(options.targets, listeners.url, str(run_dir.path), os.getpid()))
-        spec = interview(options, run_dir, listeners, signals)
-        if spec is None:
-            outcome = Stopped(0, "told to stop before anything was started")
+        board = Switchboard(channels.bind(ipc_address(run_dir.control)), remote)
+        site = Site(options, run_dir, listeners, signals, board, on_event)
+        if options.reload:
+            outcome: Stopped | Reloading = serve_reloading(site.serve, options.folder.absolute(), signals, on_event)
         else:
-            if spec.record_paths():
-                on_event(Recording(spec.record_paths()))
-            board = Switchboard(channels.bind(ipc_address(run_dir.control)), spec, remote)
-            outcome = Supervisor(options, spec, run_dir, listeners, signals, board, on_event, started_at).run()
+            outcome = site.serve()
+    assert isinstance(outcome, Stopped)
     on_event(outcome)
     return outcome.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What outlives the servers that one command runs in turn: port, run directory, control sockets."""
+
+    options: ServeOptions
+    run_dir: RunDir
+    listeners: Listeners
+    signals: Signals
+    board: Switchboard
+    on_event: Callable[[Event], None]
+
+    def serve(self, sources: Sources | None = None) -> Stopped | Reloading:
+        """From the inspection to the end of one server; Reloading if a change of `sources` was that."""
+        started_at = SystemClock.now()
+        spec = interview(self.options, self.run_dir, self.listeners, self.signals)
+        if spec is None:
+            return Stopped(0, "told to stop before anything was started")
+        if sources is not None and spec.service is None:
+            raise StartError("--reload watches the sources of a service; models of the store have none")
+        if spec.record_paths():
+            self.on_event(Recording(spec.record_paths()))
+        self.board.renew(spec)
+        return Supervisor(self, spec, started_at, sources).run()
 
 
 class Supervisor:
     """The loop. `run` is startup, main_loop and shutdown in turn."""
 
-    def __init__(
-        self,
-        options: ServeOptions,
-        spec: ServeSpec,
-        run_dir: RunDir,
-        listeners: Listeners,
-        signals: Signals,
-        board: Switchboard,
-        on_event: Callable[[Event], None],
-        started_at: float,
-    ) -> None:
+    def __init__(self, site: Site, spec: ServeSpec, started_at: float, sources: Sources | None) -> None:
         self._spec = spec
-        self._listeners = listeners
-        self._signals = signals
-        self._board = board
-        self._on_event = on_event
+        self._listeners = site.listeners
+        self._signals = site.signals
+        self._board = site.board
+        self._on_event = site.on_event
         self._started_at = started_at
-        self._crew = Crew(spec, run_dir, listeners, options.programs, on_event, self._publish)
+        self._sources = sources
+        self._look_at = _NEVER if sources is None else started_at + POLL_S
+        self._crew = Crew(spec, site.run_dir, site.listeners, site.options.programs, site.on_event, self._publish)
         self._stop_signals: list[int] = []
         self._draining = False
 
-    def run(self) -> Stopped:
+    def run(self) -> Stopped | Reloading:
         try:
             self._startup()
             outcome = self._main_loop()
@@ -101,43 +121,60 @@ class Supervisor:
             self._crew.abandon()
 
     def _startup(self) -> None:
+        self._board.welcome_again(self._crew.pictures.hosts)
         self._crew.start_due(SystemClock.now())
 
-    def _main_loop(self) -> Stopped:
-        """Until a stop signal or the end of the last runner."""
+    def _main_loop(self) -> Stopped | Reloading:
+        """Until a stop signal, the end of the last runner, or a change of the sources."""
         announced = False
         while True:
-            self._turn()
+            self._turn(self._look_at)
             reason = self._crew.nothing_left()
             if reason:
                 return Stopped(1, f"nothing can be served: {reason}")
             if self._stop_signals:
                 return Stopped(0, "drained")
+            if changed := self._changed():
+                return Reloading(changed)
             if not announced and self._crew.settled():
                 announced = True
                 self._announce()
 
+    def _changed(self) -> tuple[str, ...]:
+        """The sources that changed, when it is time to look."""
+        now = SystemClock.now()
+        if self._sources is None or now < self._look_at:
+            return ()
+        self._look_at = now + POLL_S
+        return self._sources.changes()
+
     def _announce(self) -> None:
         seconds = SystemClock.now() - self._started_at
-        self._on_event(Ready(self._listeners.url, self._crew.served(), seconds, self._board.remote_address))
+        service = self._spec.service
+        name, routes = ("", ()) if service is None else (service.name, service.routes)
+        native = self._board.remote_address
+        self._on_event(Ready(self._listeners.url, self._crew.served(), seconds, native, name, routes))
         # What lives until now lives for ever: later collections need not look at it.
         gc.collect()
         gc.freeze()
 
-    def _shutdown(self, outcome: Stopped) -> Stopped:
+    def _shutdown(self, outcome: Stopped | Reloading) -> Stopped | Reloading:
         """Drain in order, from those who send requests to those who run them, and leave nobody behind."""
         self._draining = True
         self._crew.dismiss()
-        if outcome.exit_code == 0:
+        if isinstance(outcome, Reloading) or outcome.exit_code == 0:
             outcome = self._drain(outcome)
         self._end_all()
         return outcome
 
-    def _drain(self, outcome: Stopped) -> Stopped:
+    def _drain(self, outcome: Stopped | Reloading) -> Stopped | Reloading:
         grace_s = self._spec.http.drain_grace_s
         deadline = SystemClock.now() + grace_s
-        self._on_event(Draining(_signal_text(self._stop_signals[0]), grace_s))
-        self._listeners.close()
+        if isinstance(outcome, Reloading):
+            self._on_event(Draining("the sources changed", grace_s))
+        else:
+            self._on_event(Draining(_signal_text(self._stop_signals[0]), grace_s))
+            self._listeners.close()
         self._crew.pictures.hosts.drain()
         self._publish()
         self._send_away(API_SERVER, grace_s)
@@ -145,7 +182,7 @@ class Supervisor:
             self._send_away(kind, max(WORKER_GRACE_S, deadline - SystemClock.now()))
         if len(self._stop_signals) > 1:
             return Stopped(128 + self._stop_signals[1], "stopped at once by a second signal")
-        return outcome
+        return Stopped(0, "drained") if self._stop_signals else outcome
 
     def _send_away(self, kind: str, grace_s: float) -> None:
         """Drain all children of `kind` and wait for their ends; whoever is not READY has nothing to finish."""
@@ -171,10 +208,10 @@ class Supervisor:
         while self._crew.occupied() and SystemClock.now() < deadline:
             self._turn(deadline)
 
-    def _turn(self, until: float | None = None) -> None:
+    def _turn(self, until: float) -> None:
         """Wait for the next thing that happens, and handle all that did."""
         now = SystemClock.now()
-        wake_at = self._crew.next_wake() if until is None else min(until, self._crew.next_wake())
+        wake_at = min(until, self._crew.next_wake())
         channel.wait(self._board.sockets, max(0.0, wake_at - now), [self._signals.fd, *self._crew.fds()])
         self._stop_signals += self._signals.take()
         now = SystemClock.now()

@@ -30,16 +30,28 @@ class _Subscription(NamedTuple):
 
 
 class Switchboard:
-    """`serve`: what clients are welcomed with. `remote`: the socket for other machines, if there is one."""
+    """`remote`: the socket for other machines, if there is one. Speaks from the first `renew` on."""
 
-    def __init__(self, local: ServerSocket, serve: ServeSpec, remote: ServerSocket | None = None) -> None:
+    _welcome: Welcome
+    _remote_welcome: Welcome
+
+    def __init__(self, local: ServerSocket, remote: ServerSocket | None = None) -> None:
         self.sockets = (local,) if remote is None else (local, remote)
         self._local = local
         self._remote = remote
-        self._welcome = Welcome(encode_serve(serve))
-        self._remote_welcome = Welcome(encode_serve(serve.for_remote()))
         # By incarnation, oldest first.
         self._subscribers: dict[bytes, _Subscription] = {}
+
+    def renew(self, serve: ServeSpec) -> None:
+        """From now on this is served, and clients are welcomed with it; the children of what was before are gone."""
+        self._welcome = Welcome(encode_serve(serve))
+        self._remote_welcome = Welcome(encode_serve(serve.for_remote()))
+        self._subscribers = {peer: each for peer, each in self._subscribers.items() if each.is_client}
+
+    def welcome_again(self, picture: Picture) -> None:
+        """Every client starts anew: with what is served now, and `picture`."""
+        for peer in list(self._subscribers):
+            self.subscribe(peer, True, picture)
 
     @property
     def remote_address(self) -> str:

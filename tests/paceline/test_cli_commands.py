@@ -295,7 +295,35 @@ def test_serve_json_is_one_object_per_event(store: ModelStore, monkeypatch: pyte
         "runners": [{"name": "net", "workers": 3, "ready": 3, "dispatch": "central"}],
         "seconds": 1.0,
         "native": "",
+        "service": "",
+        "routes": [],
     }
+
+
+def test_serve_of_a_service_shows_its_routes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ServeOptions] = []
+
+    def serve(options: ServeOptions, on_event: Callable[[events.Event], None]) -> int:
+        asked.append(options)
+        on_event(events.Ready("http://127.0.0.1:8000", (), 1.0, "", "shop", ("/predict", "/docs")))
+        on_event(events.Reloading(("service.py",)))
+        return 0
+
+    monkeypatch.setattr("paceline.supervisor.serve", serve)
+    text = run("serve", "service:svc", "--working-dir", "/some/where", "--reload").stdout
+    assert (asked[0].targets, asked[0].folder, asked[0].reload) == (("service:svc",), Path("/some/where"), True)
+    assert "ready: service shop on" in text
+    assert "\n  http://127.0.0.1:8000/predict\n  http://127.0.0.1:8000/docs\n" in text
+    assert "service.py changed: starting anew" in text
+    told = json.loads(run("serve", "service:svc", "--json").stdout.splitlines()[0])
+    assert (told["service"], told["routes"]) == ("shop", ["/predict", "/docs"])
+
+
+def test_production_is_the_default_and_excludes_reload(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = serving(monkeypatch)
+    run("serve", "service:svc", "--production")
+    assert (started[0].folder, started[0].reload) == (Path(), False)
+    assert "exclude each other" in run("serve", "service:svc", "--production", "--reload", code=2).stderr
 
 
 def test_serve_for_other_machines_needs_insecure_and_warns(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,3 +261,12 @@ def test_without_workers_a_runner_is_lost_and_its_broker_ends(pooled: Room) -> N
     assert len(pooled.crew.pictures.hosts.take().lost) == 1
     assert broker.start_at is None
     assert "weights are missing" in pooled.crew.nothing_left()
+
+
+def test_a_service_without_runners_can_be_served() -> None:
+    room = Room(ServeSpec((), HttpSpec(), str(RUN_DIR)))
+    assert room.crew.nothing_left() == ""
+    assert not room.crew.settled()
+    room.says(room.filled(API_SERVER), State.READY)
+    assert room.crew.settled()
+    assert room.crew.served() == ()

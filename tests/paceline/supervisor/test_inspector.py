@@ -37,7 +37,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def request(home: Path, *targets: str, environ: dict[str, str] | None = None, **flags: object) -> InspectRequest:
     config = load_config({"home": str(home), **flags}, None, environ or {})
-    return InspectRequest(targets, config.to_plain(), False, "127.0.0.1", 4711, "/run/p", -1, os.getpid(), -1)
+    return InspectRequest(
+        targets, str(home.parent), config.to_plain(), False, "127.0.0.1", 4711, "/run/p", -1, os.getpid(), -1
+    )
 
 
 def test_latest_is_resolved_once_and_for_all(home: Path) -> None:
@@ -146,10 +148,11 @@ def test_more_gpus_than_are_visible_are_refused(home: Path, monkeypatch: pytest.
     [
         (("nett",), ModelNotFound, 'Did you mean "net"'),
         (("net", "net:1"), StartError, "given twice"),
-        (("service:svc",), StartError, "names a service"),
-        (("my.pkg.service:svc",), StartError, "names a service"),
+        (("service:svc",), StartError, r"there is no service\.py in .*--working-dir"),
+        (("my.pkg.service:svc",), StartError, r"there is no my\.py in"),
+        (("service:svc", "net"), StartError, "service:svc is a service, and a server has one and nothing beside it"),
         (("no such tag",), StoreError, "model name"),
-        (("./save.py",), StartError, r"looks like a file.*paceline\.pytorch\.save\(model, NAME\)"),
+        (("./save.py",), StartError, r"looks like a file.*serve service:svc.*paceline\.pytorch\.save\(model, NAME\)"),
         (("net.pt",), StartError, "looks like a file"),
         (("net:abc",), VersionNotFound, "has no version 'abc': versions are numbers, or latest; it has 1"),
         ((), StartError, "nothing to serve"),
@@ -186,7 +189,7 @@ def test_inspector_process_replies_over_its_pipe_and_imports_no_torch(home: Path
     config = load_config({"home": str(home)}, None, {})
     with tempfile.TemporaryFile() as file:
         sent = InspectRequest(
-            ("net",), config.to_plain(), False, "127.0.0.1", 1, "/run/p", write, os.getpid(), lifeline
+            ("net",), "/", config.to_plain(), False, "127.0.0.1", 1, "/run/p", write, os.getpid(), lifeline
         )
         file.write(encode_request(sent))
         file.seek(0)

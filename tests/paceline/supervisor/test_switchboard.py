@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,7 +54,8 @@ class Room:
 
     def __init__(self) -> None:
         self.local, self.remote = FakeSocket(), FakeSocket()
-        self.board = Switchboard(self.local, SPEC, self.remote)  # type: ignore[arg-type]  # all that it needs
+        self.board = Switchboard(self.local, self.remote)  # type: ignore[arg-type]  # all that it needs
+        self.board.renew(SPEC)
         self.picture = Picture()
         self.picture.put(Host("net", WORKER, "ipc:///run/p/h-1", State.READY), "tcp://0.0.0.0:7401")
 
@@ -157,7 +159,8 @@ def test_clients_are_bounded_wherever_they_are(room: Room, monkeypatch: pytest.M
 
 def test_without_the_second_socket_there_is_no_remote_address() -> None:
     local = FakeSocket()
-    board = Switchboard(local, SPEC)  # type: ignore[arg-type]
+    board = Switchboard(local)  # type: ignore[arg-type]
+    board.renew(SPEC)
     assert (board.remote_address, len(board.sockets)) == ("", 1)
     assert Room().board.remote_address == "tcp://0.0.0.0:7400"
 
@@ -172,3 +175,21 @@ def test_a_picture_goes_to_its_own_subscribers_only(room: Room) -> None:
     assert [peer for peer, _ in room.local.sent] == [worker]
     room.board.publish(room.picture)
     assert [peer for peer, _ in room.local.sent] == [worker, HERE]
+
+
+def test_what_is_served_anew_is_told_to_clients_alone(room: Room) -> None:
+    child = fresh_incarnation()
+    for peer, is_client in ((HERE, True), (child, False), (THERE, True)):
+        room.board.subscribe(peer, is_client, room.picture)
+    room.local.sent.clear()
+    room.remote.sent.clear()
+    other, picture = replace(SPEC, runners=()), Picture()
+    room.board.renew(other)
+    room.board.welcome_again(picture)
+    for socket, peer, serve in ((room.local, HERE, other), (room.remote, THERE, other.for_remote())):
+        (to, welcome), (also_to, topology) = socket.sent
+        assert to == also_to == peer
+        assert isinstance(welcome, Welcome)
+        assert decode_serve(welcome.serve) == serve
+        assert isinstance(topology, Topology)
+        assert topology.hosts == ()
