@@ -11,7 +11,7 @@ from paceline.runner.dispatcher import Arrived, BatchDone, Dispatcher, Dispatche
 from tests.runner.dispatcher.scene import dispatches
 from tests.runner.dispatcher.world import STEPS, World, check
 
-WORLDS = 600
+WORLDS = 500
 
 
 @pytest.mark.parametrize("seed", range(WORLDS))
@@ -19,7 +19,7 @@ def test_every_promise_holds_in_a_random_world(seed: int) -> None:
     check(seed)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(st.integers(WORLDS, 1 << 32), st.lists(st.integers(0, 1 << 16), min_size=1, max_size=STEPS))
 def test_every_promise_holds_whatever_the_steps(seed: int, steps: list[int]) -> None:
     World(seed).run(steps)

@@ -32,7 +32,6 @@ from paceline.runner.dispatcher import (
     WorkerJoined,
     WorkerLost,
 )
-from paceline.runner.dispatcher.backlog import AGEING_STEPS
 from paceline.runner.dispatcher.curve import pad
 from paceline.runner.dispatcher.timing import CLUSTER_WAIT, PATIENCE_BATCHES
 
@@ -40,11 +39,11 @@ STEPS = 60
 SIZES = (1, 4, 16, 64)
 SPEEDS = {"": 1.0, "fast": 1.0, "slow": 3.0}  # seconds of a batch by the worker's profile, against the fast one's
 CAPPED = ("a", "b")  # keys whose cap changes: fewer than any dispatcher here remembers
-STALLED = 20.0  # times as long takes everything while the machine stalls
+STALLED = (5.0, 20.0)  # times as long takes a batch that stalls
 TWICE = "twice"  # the key or profile of somebody who comes though he is there
 BROKEN = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 ROUNDING_S = 1e-9
-AGES_LATE = 1.01 / AGEING_STEPS
+AGES_LATE = 1.01 / 16  # of ageing_s
 AFTER_MAX = 20_000  # ends and wake-ups after the load has stopped
 HISTORY_LINES = 300
 HEALED = 5  # lone requests served one after the other
@@ -112,6 +111,7 @@ class Person:
     at: float
     starts: int
     suspect: bool = False
+    waits_again: bool = False
 
     @property
     def order(self) -> tuple[float, int]:
@@ -197,7 +197,15 @@ class World:
         self.steps_s = random.choice(((0.0, 0.0, 0.001, 0.004, 0.02), (0.0, 0.002), (0.001,)))
         self.bursts = random.choice(((0, 1, 1, 3, 30), (1,), (0, 5), (0, 0, 0, 12, 100)))
         self.crew_size = random.choice((1, 1, 2, 3, 8))
+        self.hiring = 0.05
+        if random.random() < 0.1:
+            self._live_in_clusters()
         self.lengths = random.choice(((0,), (0,), (8, 16), (0, 4, 8), tuple(range(9))))
+
+    def _live_in_clusters(self) -> None:
+        """One worker for arrivals that one predicts from another."""
+        self.steps_s, self.bursts, self.keys, self.lengths = (*[0.0002] * 19, 0.05), (1, 2, 2), ("a",), (0,)
+        self.crew_size, self.hiring = 1, 0.0
 
     def run(self, steps: Sequence[int] = range(STEPS)) -> None:
         self.tell(*(self._join() for _ in range(self.crew_size)))
@@ -229,7 +237,9 @@ class World:
         self._check_hold()
         self._check_wake()
         self._check_refusals()
-        if self.watched and self.calls % 3 == 0:  # it costs more than all the rest
+        rows = sum(person.arrived.rows for person in self.queued.values() if not person.waits_again)
+        self._check(rows <= self.config.queue_rows_max, f"{rows} rows are queued")
+        if self.watched and self.calls % 5 == 0:  # it costs more than all the rest
             self._check_forecast()
         self.calls += 1
 
@@ -249,20 +259,23 @@ class World:
 
     def _happenings(self) -> Iterator[Event]:
         random = self.random
+        nonsense = random.random()
+        if nonsense < 0.05:
+            yield self._nonsense()
         if random.random() < 0.1:
             yield Cancelled(self._hang_up(random.randrange(self.next_id + 1)))
         yield from (self._arrival() for _ in range(random.choice(self.bursts)))
-        if random.random() < 0.05:
+        if random.random() < self.hiring:
             yield self._join()
-        if random.random() < 0.05 and self.machines:
+        if random.random() < self.hiring and self.machines:
             yield from self._lose(random.choice(sorted(self.machines)))
-        if random.random() < 0.03 and self.machines:
+        if random.random() < self.hiring and self.machines:
             yield self._drain(random.choice(sorted(self.machines)))
         if random.random() < 0.03:
             yield self._shrink()
         if random.random() < 0.05:
             yield self._warm_up()
-        if random.random() < 0.1:
+        if 0.05 <= nonsense < 0.1:
             yield self._nonsense()
 
     def _arrival(self) -> Arrived:
@@ -346,6 +359,7 @@ class World:
                 if person is not None:
                     person.starts += may_have_started
                     person.suspect |= may_have_started
+                    person.waits_again = True
                     self.queued[request_id] = person
         yield WorkerLost(worker_id, started)
 
@@ -444,8 +458,8 @@ class World:
         assert isinstance(dispatch.worker_id, int)
         machine = self.machines[dispatch.worker_id]
         duration = self._true_s(machine.profile, dispatch.padded_rows) * (1 + self.jitter * random.random())
-        duration *= random.choice((5.0, 20.0)) if random.random() < 0.03 else 1.0
-        duration *= STALLED if self.now < self.stalls_until else 1.0
+        stalls = random.random() < 0.03 or self.now < self.stalls_until
+        duration *= random.choice(STALLED) if stalls else 1.0
         machine.free_at = self._start_of(machine) + (dispatch.predicted_s or inf)
         machine.batches.append(Held(dispatch, duration, inf if machine.batches else self.now + duration))
         for request_id in _ids(dispatch):
@@ -532,6 +546,8 @@ class World:
         self._check(lone or len(idle) < len(crew), f"all of {idle} wait beside {list(self.queued)}")
         self._check(self.wake_at < inf, f"{idle} wait for nothing beside {list(self.queued)}")
         if crew[0].profile in self.given and self.exact:
+            if len(self.profiles) == 1:
+                self._check_no_hope_is_lost(crew[0].profile)
             if lone:
                 moment_s = CLUSTER_WAIT * self._given_s(crew[0].profile, 1, self.config.max_batch_size)
                 self._check(self.wake_at <= self.now + moment_s + ROUNDING_S, f"waits until {self.wake_at}")
@@ -540,6 +556,13 @@ class World:
                 at = min(person.at for person in self.queued.values())
                 bound = at + PATIENCE_BATCHES * longest_s
                 self._check(self.wake_at <= bound, f"waits until {self.wake_at}, not {bound}")
+
+    def _check_no_hope_is_lost(self, profile: str) -> None:
+        """Nobody is held back until it is too late."""
+        needs_s = self._given_s(profile, 1, self.config.max_batch_size) + self.config.reply_s
+        latest = [person.arrived.deadline - needs_s for person in self.queued.values() if person.arrived.rows == 1]
+        for at in latest:
+            self._check(at < self.now or self.wake_at <= at, f"held until {self.wake_at}, but hopeless after {at}")
 
     def _check_wake(self) -> None:
         earliest = min((person.arrived.deadline for person in self.queued.values()), default=inf)
@@ -584,7 +607,7 @@ class World:
                     late = ends_at > person.arrived.deadline - ROUNDING_S
                     self._check(late, f"{person} was refused, with {worker_id} idle")
             for other in self.served:
-                if (other.rank, other.shape) == (person.rank, person.shape):
+                if (other.rank, other.shape) == (person.rank, person.shape) and len(self.profiles) == 1:
                     self._check(other.order < person.order, f"{person} was refused for {other}")
 
     def _check_forecast(self) -> None:
