@@ -10,8 +10,9 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paceline import onnx, pytorch, torch_export, torchscript
+    from paceline import io, onnx, pytorch, torch_export, torchscript
     from paceline.client import AsyncClient, Client, ServerUnreachable
+    from paceline.context import Context
     from paceline.protocol.errors import (
         ConfigError,
         DeadlineExceeded,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         VersionNotFound,
         WorkerLost,
     )
+    from paceline.service import Service
 
     __version__: str
 
@@ -46,6 +48,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ConfigError",
+    "Context",
     "DeadlineExceeded",
     "Draining",
     "Forbidden",
@@ -64,6 +67,7 @@ __all__ = [
     "Quota",
     "RequestError",
     "ServerUnreachable",
+    "Service",
     "StartError",
     "StoreError",
     "TooLarge",
@@ -72,14 +76,21 @@ __all__ = [
     "VersionNotFound",
     "WorkerLost",
     "__version__",
+    "io",
     "onnx",
     "pytorch",
     "torch_export",
     "torchscript",
 ]
 
-_MODULES = ("onnx", "pytorch", "torch_export", "torchscript")
-_CLIENT = ("AsyncClient", "Client", "ServerUnreachable")
+_MODULES = ("io", "onnx", "pytorch", "torch_export", "torchscript")
+_HOMES = {
+    "AsyncClient": "paceline.client",
+    "Client": "paceline.client",
+    "Context": "paceline.context",
+    "ServerUnreachable": "paceline.client",
+    "Service": "paceline.service",
+}
 
 if os.path.isfile(os.path.join(os.path.dirname(__file__), "protocol")):
     raise ImportError(
@@ -95,7 +106,7 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"paceline.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'paceline' has no attribute {name!r}")
-    home = "paceline.client" if name in _CLIENT else "paceline.protocol.errors"
+    home = _HOMES.get(name, "paceline.protocol.errors")
     value: object = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value

@@ -72,10 +72,10 @@ def _dumps(value: Any) -> bytes:
     try:
         return orjson.dumps(value, _plain, _OPTIONS)
     except TypeError as error:
-        if "key must be" not in str(error):
+        if not str(error).startswith(("Dict key", "numpy array")):
             raise
-        # Keys that are numbers are rare, and this option makes all dicts slower.
-        return orjson.dumps(value, _plain, _OPTIONS | orjson.OPT_NON_STR_KEYS)
+        # Keys that are numbers, and arrays of the other byte order: rare, and this way is slower.
+        return orjson.dumps(value, _plain, orjson.OPT_NON_STR_KEYS)
 
 
 def _plain(value: Any) -> Any:

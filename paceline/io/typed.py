@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapp
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
+import orjson
 
 from paceline.io.arrays import array_of_json, array_schema
 from paceline.protocol.errors import InvalidInput, StartError, did_you_mean
@@ -139,7 +140,7 @@ def fields_schema(fields: Sequence[Field]) -> Schema:
 def fields_of(cls: Any) -> list[Field] | None:
     """The fields of a dataclass or TypedDict; None for any other type."""
     if typing.is_typeddict(cls):
-        return [Field(name, hint, name in cls.__required_keys__) for name, hint in typing.get_type_hints(cls).items()]
+        return _typed_dict_fields(cls)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         return None
     hints = typing.get_type_hints(cls)
@@ -152,6 +153,16 @@ def fields_of(cls: Any) -> list[Field] | None:
         for field in dataclasses.fields(cls)
         if field.init
     ]
+
+
+def _typed_dict_fields(cls: Any) -> list[Field]:
+    fields = []
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        # Where hints are strings, the class itself cannot know of NotRequired.
+        marked = typing.get_origin(hint)
+        required = marked is typing.Required or (name in cls.__required_keys__ and marked is not typing.NotRequired)
+        fields.append(Field(name, hint, required))
+    return fields
 
 
 def dtype_of(hint: Any) -> np.dtype[Any] | None:
@@ -284,9 +295,7 @@ def _shown(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    text = repr(value)
+    text = orjson.dumps(value, str).decode()
     return text if len(text) <= 60 else text[:57] + "..."
 
 
