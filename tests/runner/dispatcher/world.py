@@ -194,8 +194,8 @@ class World:
         self.keys: tuple[object, ...] = random.choice(
             (("a",), ("a", "b", ("m", 1), ("m", 2)), ("a", *(("m", number) for number in range(12))))
         )
-        self.steps_s = random.choice(((0.0, 0.0, 0.001, 0.004, 0.02), (0.0, 0.002), (0.001,)))
-        self.bursts = random.choice(((0, 1, 1, 3, 30), (1,), (0, 5), (0, 0, 0, 12, 100)))
+        self.steps_s: tuple[float, ...] = random.choice(((0.0, 0.0, 0.001, 0.004, 0.02), (0.0, 0.002), (0.001,)))
+        self.bursts: tuple[int, ...] = random.choice(((0, 1, 1, 3, 30), (1,), (0, 5), (0, 0, 0, 12, 100)))
         self.crew_size = random.choice((1, 1, 2, 3, 8))
         self.hiring = 0.05
         if random.random() < 0.1:
