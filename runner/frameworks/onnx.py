@@ -7,11 +7,9 @@ code-bearing unless custom objects come with it.
 from __future__ import annotations
 
 import inspect
-import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -21,8 +19,8 @@ from paceline.protocol.signature import InputSpec, MethodSpec, parse_signatures
 from paceline.runner.frameworks.custom_objects import dump_custom_objects, write_custom_objects
 from paceline.runner.frameworks.loaded import LoadedModel
 from paceline.runner.frameworks.methods import Subject, complete_methods
-from paceline.runner.frameworks.onnx_file import OnnxSource, file_chunks, locations, read_source
-from paceline.runner.frameworks.onnx_session import Port, Session, make_session, runtime_version
+from paceline.runner.frameworks.onnx_file import file_chunks, locations, read_source
+from paceline.runner.frameworks.onnx_session import Port, Session, make_session, runtime_version, try_session
 from paceline.runner.frameworks.samples import read_samples
 from paceline.runner.frameworks.torch_export import CALL, only_call
 from paceline.store import ModelStore, StoredVersion, pickled
@@ -51,7 +49,7 @@ def save(
     """
     method = only_call(parse_signatures(signatures), "an ONNX model")
     source = read_source(model)
-    session = _trial_session(source)
+    session = try_session(source.model)
     inputs = tuple(port.spec(port.name) for port in session.inputs)
     outputs = _outputs(session)
     if method.batchable and inputs:
@@ -69,7 +67,7 @@ def save(
         context={"onnxruntime": runtime_version(), "torch": torch.__version__},
         code_bearing=customs is not None,
     ) as pending:
-        pending.write(MODEL_FILE, [source.model])
+        pending.write(MODEL_FILE, source.chunks())
         for index, path in enumerate(source.beside.values()):
             pending.write(_beside_file(index), file_chunks(path))
         tried.write(pending)
@@ -101,20 +99,6 @@ def load_session(version: StoredVersion, device: str, threads: int | None = None
 def _beside_file(index: int) -> str:
     """The model names its files as it likes; in the store they are numbered."""
     return f"weights_{index}.bin"
-
-
-def _trial_session(source: OnnxSource) -> Session:
-    try:
-        return make_session(source.model, {location: _mapped(path) for location, path in source.beside.items()})
-    except StoreError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _mapped(path: Path) -> memoryview:
-    with path.open("rb") as stream:
-        if path.stat().st_size == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _outputs(session: Session) -> tuple[InputSpec, ...]:

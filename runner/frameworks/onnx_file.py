@@ -6,6 +6,7 @@ the protobuf message (onnx.proto: field numbers below), so that neither saving n
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,10 +34,15 @@ _KEY, _VALUE = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class OnnxSource:
-    """What the user gave. `beside`: the files that hold weights, by the location that the model names."""
+    """What the user gave: bytes, or a file, which is never held in memory. `beside`: the files that hold weights, by
+    the location that the model names."""
 
-    model: bytes
+    model: bytes | Path
     beside: Mapping[str, Path] = field(default_factory=dict)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The model itself, piece by piece."""
+        return file_chunks(self.model) if isinstance(self.model, Path) else iter((self.model,))
 
 
 def read_source(model: object) -> OnnxSource:
@@ -54,7 +60,7 @@ def read_source(model: object) -> OnnxSource:
     return _alone(serialize(), "the ModelProto")
 
 
-def locations(model: bytes) -> list[str]:
+def locations(model: bytes | memoryview) -> list[str]:
     """The files that `model` names for its weights, in order, each once. Raises ValueError: not a protobuf message."""
     found = (bytes(value).decode() for value in _external_values(memoryview(model), "Model", 0))
     return list(dict.fromkeys(found))
@@ -79,18 +85,20 @@ def _alone(model: bytes, what: str) -> OnnxSource:
 
 def _from_path(path: Path) -> OnnxSource:
     try:
-        model = path.read_bytes()
-        beside = {location: path.parent / location for location in _checked_locations(model, str(path))}
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            found = _checked_locations(mapped, str(path))
+        beside = {location: path.parent / location for location in found}
         for file in beside.values():
             file.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise ConfigError(f"the ONNX model {str(path)!r} cannot be read: {error}") from error
-    return OnnxSource(model, beside)
+    return OnnxSource(path, beside)
 
 
-def _checked_locations(model: bytes, what: str) -> list[str]:
+def _checked_locations(model: bytes | mmap.mmap, what: str) -> list[str]:
     try:
-        found = locations(model)
+        with memoryview(model) as view:
+            found = locations(view)
     except ValueError as error:
         raise ConfigError(f"no ONNX model in {what}: {error}") from error
     for location in found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -133,6 +134,20 @@ class _OnGpu:
         binding.bind_input(port.name, value.device.type, index, dtype.numpy.type, shape, value.data_ptr())
 
 
+def try_session(model: bytes | Path) -> Session:
+    """A session of a model that is being saved, with as few copies of its weights as can be: a file's stay mapped.
+
+    Raises ConfigError: onnxruntime is missing, or cannot run the model.
+    """
+    ort = _onnxruntime()
+    options = _options(ort)
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return _started(ort, str(model) if isinstance(model, Path) else model, options, "cpu")
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
+
+
 def make_session(
     model: bytes, beside: Mapping[str, memoryview], device: str = "cpu", threads: int | None = None
 ) -> Session:
@@ -142,22 +157,14 @@ def make_session(
     ConfigError: onnxruntime or its GPU part is missing. Raises StoreError: not a model that it can run.
     """
     ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = _ONLY_ERRORS
+    options = _options(ort)
     if threads is not None:
         options.intra_op_num_threads = threads
     if beside:
         options.add_external_initializers_from_files_in_memory(
             list(beside), list(beside.values()), [data.nbytes for data in beside.values()]
         )
-    providers = _providers(ort, device)
-    try:
-        runtime = ort.InferenceSession(model, options, providers=providers)
-    except Exception as error:  # its classes share nothing but Exception
-        raise StoreError(f"the ONNX model cannot be run by onnxruntime {ort.__version__}: {error}") from error
-    if _gpu_index(device) is not None and _CUDA not in runtime.get_providers():
-        raise ConfigError(f"onnxruntime {ort.__version__} cannot use {device}: its {_CUDA} did not start (see its log)")
-    return Session(runtime, device)
+    return _started(ort, model, options, device)
 
 
 def runtime_version() -> str:
@@ -173,6 +180,23 @@ def _onnxruntime() -> ModuleType:
             f"ONNX models need onnxruntime, which cannot be imported ({error}): pip install 'paceline[onnx]', or on a "
             f"GPU onnxruntime-gpu"
         ) from error
+
+
+def _options(ort: ModuleType) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ONLY_ERRORS
+    return options
+
+
+def _started(ort: ModuleType, model: bytes | str, options: Any, device: str) -> Session:
+    providers = _providers(ort, device)
+    try:
+        runtime = ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # its classes share nothing but Exception
+        raise StoreError(f"the ONNX model cannot be run by onnxruntime {ort.__version__}: {error}") from error
+    if _gpu_index(device) is not None and _CUDA not in runtime.get_providers():
+        raise ConfigError(f"onnxruntime {ort.__version__} cannot use {device}: its {_CUDA} did not start (see its log)")
+    return Session(runtime, device)
 
 
 def _invalid_argument() -> type[Exception]:
