@@ -6,6 +6,7 @@ the lines of theirs that led there; ours and Python's are left out.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -112,6 +113,14 @@ def _enter(folder: str) -> None:
     sys.path.insert(0, path)
     # A folder that was listed before a file came into it is remembered without the file.
     importlib.invalidate_caches()
+
+
+def code_digest(runnable: str, init: bytes) -> str:
+    """The sha256 of what a Runnable is: its module, imported by now, as it is on disk, its name and its parameters."""
+    file = getattr(sys.modules[runnable.partition(":")[0]], "__file__", None)
+    hashed = hashlib.sha256(Path(file).read_bytes() if file else b"")
+    hashed.update(runnable.encode() + b"\0" + init)
+    return hashed.hexdigest()
 
 
 def _story(error: BaseException, folder: str) -> str:

@@ -26,7 +26,7 @@ from paceline.protocol.errors import PacelineError, StartError, StoreError
 from paceline.protocol.pool import Join, Observation
 from paceline.protocol.signals import SignalPipe
 from paceline.protocol.spec import ChildSpec, RunnerSpec, ServiceSpec
-from paceline.protocol.target import enter
+from paceline.protocol.target import code_digest, enter
 from paceline.runner.calls import DeviceBroken
 from paceline.runner.crossing import Crossing, open_remote
 from paceline.runner.dispatching import device_of, dispatcher_for
@@ -170,7 +170,10 @@ def loaded(runner: RunnerSpec, service: ServiceSpec | None, device: str) -> Load
     if runner.runnable:
         from paceline.runner.frameworks.runnable import load_runnable
 
-        return load_runnable(runner.runnable, runner.init, device)
+        model = load_runnable(runner.runnable, runner.init, device)
+        if code_digest(runner.runnable, runner.init) != runner.digest:
+            raise StartError(f"the source of {runner.runnable} is another than when the server was started; restart it")
+        return model
     return load_model(stored(runner), device, runner.threads)
 
 

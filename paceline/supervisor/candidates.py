@@ -6,17 +6,14 @@ Called by the inspector alone: here user code is imported.
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from paceline.config.keys import in_section
 from paceline.protocol.errors import StartError, StoreError, VersionNotFound
 from paceline.protocol.service_app import RunnerPlan
 from paceline.protocol.spec import RunnerSpec, ServiceSpec
-from paceline.protocol.target import has_module, import_service, parse_target
+from paceline.protocol.target import code_digest, has_module, import_service, parse_target
 from paceline.store import ModelStore, Tag, parse_tag
 from paceline.store.tags import is_name
 
@@ -154,7 +151,7 @@ def _of_service(target: str, store: ModelStore, folder: str, trust: bool) -> Can
     plan = import_service(target, folder, home).plan()
     for route in plan.routes:
         _check_route(plan.name, route)
-    runners = tuple(Candidate(_planned(each, store, trust), _said(each)) for each in plan.runners)
+    runners = tuple(Candidate(planned(each, store, trust), said(each)) for each in plan.runners)
     return Candidates(runners, ServiceSpec(target, folder, plan.name, plan.routes, home))
 
 
@@ -168,14 +165,14 @@ def _check_route(service: str, route: str) -> None:
             )
 
 
-def _planned(plan: RunnerPlan, store: ModelStore, trust: bool) -> RunnerSpec:
+def planned(plan: RunnerPlan, store: ModelStore, trust: bool) -> RunnerSpec:
     if plan.model:
         return _stored(parse_tag(plan.model), store, trust, plan.name)
     return RunnerSpec(
         name=plan.name,
         model=plan.name,
         version="1",
-        digest=_digest(plan),
+        digest=code_digest(plan.runnable, plan.init),
         framework="runnable",
         store_home=str(store.home.absolute()),
         methods=plan.methods,
@@ -184,13 +181,5 @@ def _planned(plan: RunnerPlan, store: ModelStore, trust: bool) -> RunnerSpec:
     )
 
 
-def _digest(plan: RunnerPlan) -> str:
-    """Of the class's module as it is on disk and the parameters: workers of one runner must have both in common."""
-    module = sys.modules[plan.runnable.partition(":")[0]]
-    hashed = hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"")
-    hashed.update(plan.runnable.encode() + b"\0" + plan.init)
-    return hashed.hexdigest()
-
-
-def _said(plan: RunnerPlan) -> dict[str, object]:
+def said(plan: RunnerPlan) -> dict[str, object]:
     return {key.name: getattr(plan, key.name) for key in in_section("runner")}
