@@ -52,7 +52,8 @@ def error_reply(error: RequestError, request_id: str) -> Response:
     if error.retry_after_s is not None:
         seconds = max(1, math.ceil(min(error.retry_after_s, _RETRY_AFTER_S_MAX)))
         reply.headers["retry-after"] = str(seconds)
-    if error.code == "draining":
+    # The rest of a body that was not read would stand before the next request.
+    if error.code in ("draining", "too_large"):
         reply.headers["connection"] = "close"
     return reply
 

@@ -91,7 +91,8 @@ def test_a_body_over_the_limit_is_413_whether_announced_or_not() -> None:
 
     service = service_of(size, body_bytes_max=10)
     assert ask(service, "/size", content=b"x" * 10).json() == 10
-    assert error_of(ask(service, "/size", content=b"x" * 11))[:2] == (413, "too_large")
+    refused = ask(service, "/size", content=b"x" * 11)
+    assert (error_of(refused)[:2], refused.headers["connection"]) == ((413, "too_large"), "close")
     assert error_of(ask(service, "/size", content=pieces()))[:2] == (413, "too_large")
     assert called == ["x" * 10]
 
