@@ -112,6 +112,16 @@ def torch_in_its_places_only(path: str, tree: ast.Module) -> Iterator[Finding]:
             yield line, f"imports {module}; only runner/executor.py and runner/frameworks/ may"
 
 
+def onnxruntime_in_its_place_only(path: str, tree: ast.Module) -> Iterator[Finding]:
+    """onnxruntime is an extra: one module imports it, when it is needed, and says what to install."""
+    if path == "runner/frameworks/onnx_session.py":
+        return
+    unread = typing_lines(tree)
+    for line, module, _ in imports(tree):
+        if top(module) in {"onnxruntime", "onnx"} and line not in unread:
+            yield line, f"imports {module}; only runner/frameworks/onnx_session.py may"
+
+
 def docstring_on_top(path: str, tree: ast.Module) -> Iterator[Finding]:
     """Every module says what it owns."""
     if not (ast.get_docstring(tree) or "").strip():
@@ -148,6 +158,7 @@ CHECKS: dict[Check, tuple[str, ...]] = {
     no_code_from_bytes: (*PRODUCT, "benchmarks"),
     zmq_in_its_places_only: (*PRODUCT, "benchmarks", "examples"),
     torch_in_its_places_only: PRODUCT,
+    onnxruntime_in_its_place_only: PRODUCT,
     docstring_on_top: EVERYTHING,
     rooms_by_their_full_name: EVERYTHING,
     names_that_say_something: EVERYTHING,
@@ -180,6 +191,8 @@ BAD: list[tuple[Check, str, str]] = [
     (zmq_in_its_places_only, "api_server/gateway.py", "def f():\n    from zmq import Context"),
     (torch_in_its_places_only, "runner/worker.py", "import torch.nn as nn"),
     (torch_in_its_places_only, "paceline/client/http.py", "try:\n    import torch\nexcept ImportError:\n    pass"),
+    (onnxruntime_in_its_place_only, "runner/frameworks/onnx.py", "import onnxruntime as ort"),
+    (onnxruntime_in_its_place_only, "paceline/onnx.py", "from onnx import ModelProto"),
     (docstring_on_top, "runner/x.py", "X = 1"),
     (docstring_on_top, "runner/x.py", '"""  """'),
     (rooms_by_their_full_name, "runner/x.py", "import protocol.tensor"),
@@ -202,6 +215,7 @@ GOOD: list[tuple[Check, str, str]] = [
     (zmq_in_its_places_only, "protocol/curve.py", "from zmq.utils import z85"),
     (torch_in_its_places_only, "runner/frameworks/x.py", "import torch"),
     (torch_in_its_places_only, "paceline/x.py", "if TYPE_CHECKING:\n    from torch.nn import Module"),
+    (onnxruntime_in_its_place_only, "runner/frameworks/onnx_session.py", "import_module('onnxruntime')"),
     (rooms_by_their_full_name, "runner/x.py", "from paceline.protocol import tensor"),
     (rooms_by_their_full_name, "runner/x.py", "from .store import x"),
     (one_clock, "protocol/clock.py", "import time\ntime.monotonic()"),
