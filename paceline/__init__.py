@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from paceline import io, onnx, pytorch, torch_export, torchscript
     from paceline.client import AsyncClient, Client, ServerUnreachable
     from paceline.context import Context
+    from paceline.handle import Runner
+    from paceline.local_client import local
     from paceline.protocol.errors import (
         ConfigError,
         DeadlineExceeded,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         VersionNotFound,
         WorkerLost,
     )
+    from paceline.runnable import Runnable
     from paceline.service import Service
 
     __version__: str
@@ -66,6 +69,8 @@ __all__ = [
     "QueueFull",
     "Quota",
     "RequestError",
+    "Runnable",
+    "Runner",
     "ServerUnreachable",
     "Service",
     "StartError",
@@ -77,6 +82,7 @@ __all__ = [
     "WorkerLost",
     "__version__",
     "io",
+    "local",
     "onnx",
     "pytorch",
     "torch_export",
@@ -88,8 +94,11 @@ _HOMES = {
     "AsyncClient": "paceline.client",
     "Client": "paceline.client",
     "Context": "paceline.context",
+    "Runnable": "paceline.runnable",
+    "Runner": "paceline.handle",
     "ServerUnreachable": "paceline.client",
     "Service": "paceline.service",
+    "local": "paceline.local_client",
 }
 
 if os.path.isfile(os.path.join(os.path.dirname(__file__), "protocol")):

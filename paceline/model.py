@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
+from paceline.handle import Runner, RunnerSettings
 from paceline.protocol.errors import ConfigError, StoreError
 from paceline.store import Manifest, ModelStore, StoredVersion, Tag
 
@@ -33,6 +35,18 @@ class Model:
     def path(self) -> Path:
         """The version's folder. Read its files through `version`, which verifies them."""
         return self.version.path
+
+    def to_runner(self, name: str | None = None, **settings: Unpack[RunnerSettings]) -> Runner:
+        """A runner that serves this version, for a service's `runners=[...]` or `init_local()`.
+
+        name: of the runner, by default the model's. settings: the keys of [runner.<name>] in paceline.toml, which an
+        operator can override there: `max_batch_size`, `latency_budget_ms`, `workers`, `devices`, ... Raises ConfigError
+        for a wrong one, StartError for a method that is named like an attribute of Runner.
+
+        >>> runner = paceline.pytorch.get("my_model").to_runner(max_batch_size=32, latency_budget_ms=100)
+        """
+        chosen = self.tag.name if name is None else name
+        return Runner.of_model(str(self.tag), self.manifest.methods, chosen, settings)
 
     def __str__(self) -> str:
         return str(self.tag)

@@ -29,7 +29,17 @@ class HostsPort:
         return self._loop
 
     async def infer(self, call: RunnerCall) -> Result:
-        """See RunnerPort. A call is part of a request that was accepted already, so it runs in a drain too."""
+        """See RunnerPort."""
+        return await self._answer(call, min(call.budget_s, self._budget_s(call)))
+
+    async def answer(self, call: RunnerCall) -> Result:
+        """As `infer`, within the budget that the call names, also where the runner's own is smaller."""
+        return await self._answer(call, call.budget_s)
+
+    def methods(self, runner: str) -> Mapping[str, MethodSpec]:
+        return self._catalog.find(runner).methods
+
+    async def _answer(self, call: RunnerCall, budget_s: float) -> Result:
         if call.rows > self._rows_max:
             raise TooLarge(f"request has {call.rows} rows, over the limit of {self._rows_max} rows; send it in parts")
         waiter = _Waiter(self._loop.create_future())
@@ -40,21 +50,18 @@ class HostsPort:
             call.kwargs,
             measured=Measure(call.key, call.rows, call.length),
             nbytes=call.nbytes,
-            budget_s=min(call.budget_s, self._budget_s(call)),
+            budget_s=budget_s,
             priority=call.priority,
             request_id=call.request_id,
             traceparent=call.traceparent,
             waiter=waiter,
-            begun=True,
+            begun=True,  # it is part of a request that was accepted already
         )
         try:
             return await waiter.future
         except asyncio.CancelledError:
             self._hosts.cancel(counter)
             raise
-
-    def methods(self, runner: str) -> Mapping[str, MethodSpec]:
-        return self._catalog.find(runner).methods
 
     def _budget_s(self, call: RunnerCall) -> float:
         of_method = call.method.latency_budget_ms

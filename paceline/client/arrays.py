@@ -1,4 +1,4 @@
-"""What users pass and get - numpy, torch, lists, numbers, strings - as tensors of the protocol, and back.
+"""What users pass and get - numpy, torch, lists, numbers, strings, trees of these - as the protocol has it, and back.
 
 torch is never imported here: a tensor is recognised by its methods. bfloat16 goes as BF16 from torch and ml_dtypes; a
 BF16 result is ml_dtypes.bfloat16 where ml_dtypes is installed, else float32, which holds every bfloat16 exactly.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,10 +18,13 @@ import numpy.typing as npt
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput
+from paceline.protocol.limits import TENSOR_RANK_MAX, TREE_DEPTH_MAX
 from paceline.protocol.tensor import Strings, Tensor, from_numpy
 from paceline.protocol.tree import Tree
 
 Array: TypeAlias = npt.NDArray[Any]
+
+_PLAIN = (bool, int, float, str, bytes)
 
 
 def tensor_of(value: object, name: str, declared: DType | None = None) -> Tensor | Strings:
@@ -32,7 +36,7 @@ def tensor_of(value: object, name: str, declared: DType | None = None) -> Tensor
     """
     if type(value) is np.ndarray and value.dtype.kind not in "OSU":
         return _from_numpy(value, name)
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
+    if _is_torch(value):
         return _from_torch(value, name)
     array = _as_array(value, name)
     if array.dtype.kind in "OSU":
@@ -40,6 +44,40 @@ def tensor_of(value: object, name: str, declared: DType | None = None) -> Tensor
     if not hasattr(value, "dtype"):
         array = _chosen(array, name, declared)
     return _from_numpy(array, name)
+
+
+def tree_of(value: object, name: str, declared: DType | None = None) -> Tree:
+    """The tree of an argument: dicts, lists and tuples leaf by leaf, each leaf as `tensor_of` has it.
+
+    A list whose leaves are all numbers, or all strings, is one tensor. A number, string, bool or None that stands alone
+    stays what it is, unless a dtype is declared. Raises InvalidInput that names the argument.
+    """
+    return _tree(value, name, declared, 0)
+
+
+def value_of(tree: Tree, *, torch: bool) -> Any:
+    """A result as the caller gets it: its tensors as numpy arrays (see `array_of`), or as torch tensors; containers and
+    plain values as they are."""
+    if isinstance(tree, Tensor):
+        return _torch_of(tree) if torch else array_of(tree)
+    if isinstance(tree, Strings):
+        return array_of(tree)
+    if isinstance(tree, dict):
+        return {key: value_of(item, torch=torch) for key, item in tree.items()}
+    if isinstance(tree, list):
+        return [value_of(item, torch=torch) for item in tree]
+    if isinstance(tree, tuple):
+        return tuple([value_of(item, torch=torch) for item in tree])
+    return tree
+
+
+def has_torch(value: object, tree: Tree) -> bool:
+    """Whether a torch tensor is in `value`, of which `tree` was made."""
+    if isinstance(value, dict) and isinstance(tree, dict):
+        return any(has_torch(item, tree[key]) for key, item in value.items())
+    if isinstance(value, (list, tuple)) and isinstance(tree, (list, tuple)):
+        return any(map(has_torch, value, tree))
+    return _is_torch(value)
 
 
 def array_of(leaf: Tree) -> Array:
@@ -67,6 +105,44 @@ def nbytes(tensor: Tensor | Strings) -> int:
     return sum(map(len, tensor.items)) + 4 * len(tensor.items)
 
 
+def _tree(value: object, name: str, declared: DType | None, depth: int) -> Tree:
+    if depth > TREE_DEPTH_MAX:
+        raise InvalidInput(f"input {name!r} is nested deeper than {TREE_DEPTH_MAX} levels")
+    if isinstance(value, dict):
+        return {_key(key, name): _tree(item, f"{name}.{key}", None, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and not _is_one_tensor(value):
+        items = [_tree(item, f"{name}.{index}", None, depth + 1) for index, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    is_plain = isinstance(value, _PLAIN) and not isinstance(value, np.generic)
+    if value is None or (is_plain and declared is None):
+        return value  # type: ignore[return-value]  # a plain value is a leaf of a Tree
+    return tensor_of(value, name, declared)
+
+
+def _key(key: object, name: str) -> str:
+    if isinstance(key, str):
+        return key
+    raise InvalidInput(f"input {name!r} has the key {key!r}, expected string keys only")
+
+
+def _is_one_tensor(items: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether the leaves of nested lists are numbers and strings alone. Looks at whole levels, since JSON has many."""
+    for _ in range(TENSOR_RANK_MAX + 1):
+        kinds = set(map(type, items))
+        deeper = kinds & {list, tuple}
+        if not all(issubclass(kind, (*_PLAIN, np.generic)) for kind in kinds - deeper):
+            return False
+        if not deeper:
+            return True
+        nested = items if kinds == deeper else [item for item in items if type(item) in deeper]
+        items = list(chain.from_iterable(nested))
+    return True  # too deep for a tensor, which is the error to report
+
+
+def _is_torch(value: object) -> bool:
+    return hasattr(value, "detach") and hasattr(value, "cpu")
+
+
 def _from_numpy(array: Array, name: str) -> Tensor:
     try:
         return from_numpy(array)
@@ -83,6 +159,15 @@ def _from_torch(value: Any, name: str) -> Tensor:
     torch: Any = sys.modules["torch"]  # there, since the caller holds a tensor
     words = value.detach().cpu().contiguous().view(torch.int16).numpy(force=True)
     return Tensor(dtypes.BF16, tuple(value.shape), from_numpy(words).data)
+
+
+def _torch_of(tensor: Tensor) -> Any:
+    """The caller's own copy."""
+    torch: Any = sys.modules["torch"]  # there, since the caller passed a tensor
+    array = tensor.numpy().copy()
+    if tensor.dtype is dtypes.BF16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _as_array(value: object, name: str) -> Array:

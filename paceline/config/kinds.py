@@ -222,7 +222,9 @@ class LatencyTable:
 
 
 def _pairs(value: object) -> list[tuple[object, object]]:
-    """The pairs of "1:5.5,64:37"."""
+    """The pairs of "1:5.5,64:37", or those that `read` made before: code's plans hold them."""
+    if isinstance(value, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        return list(value)
     if not isinstance(value, str):
         raise ValueError
     pairs = [item.partition(":") for item in value.split(",")]
