@@ -42,11 +42,6 @@ class Candidates:
     def names(self) -> list[str]:
         return [runner.spec.name for runner in self.runners]
 
-    @property
-    def code(self) -> dict[str, Mapping[str, object]]:
-        """What code says of each runner."""
-        return {runner.spec.name: runner.code for runner in self.runners}
-
 
 def candidates_of(targets: Sequence[str], store: ModelStore, folder: str, trust: bool) -> Candidates:
     """What `targets` name: models of `store`, or one service in `folder`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgpack
@@ -29,10 +29,12 @@ class InspectRequest:
 
 @dataclass(frozen=True, slots=True)
 class InspectReply:
-    """`serve` as protocol.spec encodes it, or empty and `error` says what is wrong, for the user to read."""
+    """`serve` as protocol.spec encodes it, or empty and `error` says what is wrong, for the user to read. `code`: what
+    a service says of its runners' settings, by runner and key, in TOML's types."""
 
     serve: bytes = b""
     error: str = ""
+    code: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
 def encode_request(request: InspectRequest) -> bytes:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from paceline.config import Config, RunnerSettings
 from paceline.config.agreement import agreed
+from paceline.config.keys import BY_NAME
 from paceline.protocol.child import die_with_parent
 from paceline.protocol.errors import PacelineError, StartError
 from paceline.protocol.spec import HttpSpec, NativeSpec, RunnerSpec, ServeSpec, encode_serve
@@ -30,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
         request = decode_request(file.read())
     die_with_parent(request.parent_pid, request.lifeline_fd)
     try:
-        reply = InspectReply(serve=encode_serve(inspect(request)))
+        found = inspect(request)
+        reply = InspectReply(serve=encode_serve(found.serve), code=found.code)
     except PacelineError as error:
         reply = InspectReply(error=str(error))
     with os.fdopen(request.reply_fd, "wb") as pipe:
@@ -38,8 +41,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def inspect(request: InspectRequest) -> ServeSpec:
-    """The ServeSpec of `request`. Raises PacelineError for the user to read."""
+class Inspection(NamedTuple):
+    """What was found: the spec, and what code says of its runners' settings, as InspectReply has it."""
+
+    serve: ServeSpec
+    code: dict[str, dict[str, object]]
+
+
+def inspect(request: InspectRequest) -> Inspection:
+    """What `request` asks for. Raises PacelineError for the user to read."""
     config = Config.from_plain(request.config)
     # Before user code is imported: its folder becomes the working directory.
     store = ModelStore(config.store_home.absolute())
@@ -48,15 +58,15 @@ def inspect(request: InspectRequest) -> ServeSpec:
     found = candidates_of(request.targets, store, request.folder, request.trust)
     config.check_runners(found.names)
     settings = [agreed(config, runner.spec.name, runner.code) for runner in found.runners]
-    places = _places(found.names, settings)
+    places = places_of(found.names, settings)
     threads = devices.threads_per_worker(devices.available_cores(), max(1, sum(map(len, places))))
     runners = tuple(
-        _settled(runner.spec, chosen, place, threads, record)
+        settled(runner.spec, chosen, place, threads, record)
         for runner, chosen, place in zip(found.runners, settings, places)
     )
     spec = ServeSpec(runners, _http(config, request), request.run_dir, native, found.service)
     _check_recording(spec)
-    return spec
+    return Inspection(spec, {runner.spec.name: _plain(runner.code) for runner in found.runners if found.service})
 
 
 def _check_recording(spec: ServeSpec) -> None:
@@ -68,7 +78,11 @@ def _check_recording(spec: ServeSpec) -> None:
             raise StartError(f"cannot record decisions to {path}: {error.strerror or error}") from error
 
 
-def _places(names: list[str], settings: list[RunnerSettings]) -> list[tuple[str, ...]]:
+def _plain(code: Mapping[str, object]) -> dict[str, object]:
+    return {name: BY_NAME[name].plain(value) for name, value in code.items() if value is not None}
+
+
+def places_of(names: list[str], settings: list[RunnerSettings]) -> list[tuple[str, ...]]:
     """The devices of each runner's workers."""
     installed = devices.installed_gpus()
     if installed and devices.torch_is_cpu_only():
@@ -77,7 +91,7 @@ def _places(names: list[str], settings: list[RunnerSettings]) -> list[tuple[str,
     return [devices.plan(name, chosen.workers, chosen.devices, gpus) for name, chosen in zip(names, settings)]
 
 
-def _settled(
+def settled(
     runner: RunnerSpec, settings: RunnerSettings, place: tuple[str, ...], threads: int, record: str
 ) -> RunnerSpec:
     """`runner` with all that settings and devices decide."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 from paceline.protocol import channel
 from paceline.protocol.clock import SystemClock
@@ -10,7 +12,7 @@ from paceline.protocol.errors import ProtocolError, StartError
 from paceline.protocol.spec import ServeSpec, decode_serve
 from paceline.supervisor import devices
 from paceline.supervisor.children import Child, Launch
-from paceline.supervisor.inspection import InspectRequest, decode_reply, encode_request
+from paceline.supervisor.inspection import InspectReply, InspectRequest, decode_reply, encode_request
 from paceline.supervisor.listeners import Listeners
 from paceline.supervisor.obituary import Remains, reason_of
 from paceline.supervisor.options import ServeOptions
@@ -23,9 +25,24 @@ INSPECT_S = 120.0
 
 def interview(options: ServeOptions, run_dir: RunDir, listeners: Listeners, signals: Signals) -> ServeSpec | None:
     """The ServeSpec of `options`; None if a stop signal came first. Raises StartError in the inspector's words."""
+    reply = _ask(options, run_dir.path, listeners.port, signals)
+    return None if reply is None else decode_serve(reply.serve)
+
+
+def code_settings(options: ServeOptions) -> dict[str, dict[str, object]]:
+    """What the service of `options` says of its runners' settings, by runner and key, for Config.origins; of models
+    nothing. Main thread only. Raises StartError: in the inspector's words, or told to stop."""
+    with Signals() as signals, tempfile.TemporaryDirectory() as scratch:
+        reply = _ask(options, Path(scratch), options.config.server.port, signals)
+    if reply is None:
+        raise StartError("told to stop before the service was read")
+    return reply.code
+
+
+def _ask(options: ServeOptions, run_dir: Path, port: int, signals: Signals) -> InspectReply | None:
     reply_fd, reply_write = os.pipe()
     try:
-        child = Child.spawn(_launch(options, run_dir, listeners, reply_write))
+        child = Child.spawn(_launch(options, run_dir, port, reply_write))
     except OSError as error:
         os.close(reply_fd)
         raise StartError(f"cannot start the inspector: {error.strerror or error}") from error
@@ -47,10 +64,10 @@ def interview(options: ServeOptions, run_dir: RunDir, listeners: Listeners, sign
         ) from error
     if reply.error:
         raise StartError(reply.error)
-    return decode_serve(reply.serve)
+    return reply
 
 
-def _launch(options: ServeOptions, run_dir: RunDir, listeners: Listeners, reply_fd: int) -> Launch:
+def _launch(options: ServeOptions, run_dir: Path, port: int, reply_fd: int) -> Launch:
     def request(lifeline_fd: int) -> bytes:
         return encode_request(
             InspectRequest(
@@ -59,8 +76,8 @@ def _launch(options: ServeOptions, run_dir: RunDir, listeners: Listeners, reply_
                 config=options.config.to_plain(),
                 trust=options.trust,
                 host=options.config.server.host,
-                port=listeners.port,
-                run_dir=str(run_dir.path),
+                port=port,
+                run_dir=str(run_dir),
                 reply_fd=reply_fd,
                 parent_pid=os.getpid(),
                 lifeline_fd=lifeline_fd,
@@ -68,7 +85,7 @@ def _launch(options: ServeOptions, run_dir: RunDir, listeners: Listeners, reply_
         )
 
     program = options.programs.inspector
-    return Launch(program, request, run_dir.path, devices.thread_variables(1), (reply_fd,))
+    return Launch(program, request, run_dir, devices.thread_variables(1), (reply_fd,))
 
 
 def _await_reply(child: Child, reply_fd: int, signals: Signals) -> bytes | None:

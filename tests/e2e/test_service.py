@@ -149,6 +149,25 @@ def test_the_guides_service_answers(serve: Callable[..., Server], expected: list
     assert server.stop() == 0
 
 
+def test_settings_in_code_are_shown_as_such(store_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    done = subprocess.run(
+        [sys.executable, "-m", "paceline", "config", "show", "own:svc", "--json"],
+        cwd=tmp_path,
+        env=os.environ | {"PACELINE_HOME": str(store_home), "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    rows = {row["key"]: row for row in json.loads(done.stdout)}
+    assert (rows["runner.scaler.max_batch_size"]["value"], rows["runner.scaler.max_batch_size"]["origin"]) == (
+        8,
+        "code",
+    )
+    assert rows["runner.scaler.workers"]["origin"] == "default"
+
+
 def test_runnable_hooks_streams_and_the_operators_word(
     serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +175,8 @@ def test_runnable_hooks_streams_and_the_operators_word(
     (tmp_path / "words.txt").write_text("one two three")
     monkeypatch.setenv("PACELINE_RUNNER__SCALER__MAX_BATCH_SIZE", "4")
     server = serve("--working-dir", str(tmp_path), target="own:svc")
-    assert server.request("POST", "/tripled", b"[[1, 2], [3, 4]]") == (200, [[3.0, 6.0], [9.0, 12.0]])
+    answer: Any = server.request("POST", "/tripled", b"[[1, 2], [3, 4]]")
+    assert answer == (200, [[3.0, 6.0], [9.0, 12.0]])
     assert server.request("GET", "/v2/models/scaler")[1]["parameters"]["max_batch_size"] == 4
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("POST", "/words", b"2")

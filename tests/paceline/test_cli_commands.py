@@ -73,6 +73,23 @@ def test_config_show_names_each_value_and_its_origin(home: Path, monkeypatch: py
     assert line.split() == ["runner.net.workers", "2", "paceline.toml:4"]
 
 
+def test_config_show_of_a_service_has_what_its_code_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ServeOptions] = []
+
+    def code_settings(options: ServeOptions) -> dict[str, dict[str, object]]:
+        asked.append(options)
+        return {"net": {"workers": 2, "max_batch_size": 8}, "own": {}}
+
+    monkeypatch.setattr("paceline.supervisor.code_settings", code_settings)
+    monkeypatch.setenv("PACELINE_RUNNER__NET__WORKERS", "3")
+    lines = run("config", "show", "service:svc", "--working-dir", "/some/where").stdout.splitlines()
+    shown = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines}
+    assert (asked[0].targets, asked[0].folder) == (("service:svc",), Path("/some/where"))
+    assert shown["runner.net.max_batch_size"] == ["8", "code"]
+    assert shown["runner.net.workers"] == ["3", "environment PACELINE_RUNNER__NET__WORKERS"]
+    assert shown["runner.own.workers"] == ["auto", "default"]
+
+
 def test_predict_prints_arrays_readably_or_as_json(home: Path) -> None:
     with FakeServer(echo) as server:
         text = run("predict", "echo", "[[1.5, 2]]", "y=[3]", "--url", server.url).stdout

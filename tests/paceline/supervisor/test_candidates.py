@@ -16,7 +16,7 @@ from paceline.protocol.spec import ServeSpec, ServiceSpec
 from paceline.store import ModelStore
 from paceline.supervisor import devices
 from paceline.supervisor.inspection import InspectRequest
-from paceline.supervisor.inspector import inspect
+from paceline.supervisor.inspector import Inspection, inspect
 
 # What a ServiceApp must have, around a plan that each test writes.
 SERVICE = """
@@ -65,6 +65,12 @@ def write(folder: Path, runners: str = "()", routes: str = '("/predict",)') -> N
 def inspected(
     folder: Path, target: str = "inspected:svc", environ: dict[str, str] | None = None, **flags: object
 ) -> ServeSpec:
+    return inspection(folder, target, environ, **flags).serve
+
+
+def inspection(
+    folder: Path, target: str = "inspected:svc", environ: dict[str, str] | None = None, **flags: object
+) -> Inspection:
     config = load_config({"home": str(folder / "home"), **flags}, None, environ or {})
     return inspect(
         InspectRequest(
@@ -114,6 +120,17 @@ def test_operator_overrides_code_which_overrides_defaults(folder: Path) -> None:
     assert (net.max_batch_size, net.latency_budget_ms, net.workers, net.dispatch) == (8, 50.0, 2, "central")
     (net,) = inspected(folder, environ={"PACELINE_RUNNER__NET__WORKERS": "3"}, max_batch_size=16).runners
     assert (net.max_batch_size, net.latency_budget_ms, net.workers) == (16, 50.0, 3)
+
+
+def test_what_code_says_is_told_beside_the_spec(folder: Path) -> None:
+    write(folder, '(RunnerPlan("net", model="net:2", buckets=(1, 8), latency_table_ms=((1, 5.5),), workers=2),)')
+    said = inspection(folder).code
+    assert said["net"].keys() == {"buckets", "latency_table_ms", "workers"}
+    rows = {row.key: (row.value, row.origin) for row in load_config({"home": str(folder)}, None, {}).origins(said)}
+    assert rows["runner.net.workers"] == (2, "code")
+    assert rows["runner.net.buckets"] == ([1, 8], "code")
+    assert rows["runner.net.max_batch_size"] == (64, "default")
+    assert inspection(folder, "net:1").code == {}
 
 
 def test_wrong_setting_in_code_is_named_with_its_origin(folder: Path) -> None:

@@ -14,11 +14,10 @@ import pytest
 from paceline.config import load_config
 from paceline.protocol.errors import ConfigError, ModelNotFound, PacelineError, StartError, StoreError, VersionNotFound
 from paceline.protocol.signature import MethodSpec
-from paceline.protocol.spec import NativeSpec, decode_serve
+from paceline.protocol.spec import NativeSpec, ServeSpec, decode_serve
 from paceline.store import ModelStore
-from paceline.supervisor import devices
+from paceline.supervisor import devices, inspector
 from paceline.supervisor.inspection import InspectRequest, decode_reply, decode_request, encode_request
-from paceline.supervisor.inspector import inspect
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,6 +39,10 @@ def request(home: Path, *targets: str, environ: dict[str, str] | None = None, **
     return InspectRequest(
         targets, str(home.parent), config.to_plain(), False, "127.0.0.1", 4711, "/run/p", -1, os.getpid(), -1
     )
+
+
+def inspect(asked: InspectRequest) -> ServeSpec:
+    return inspector.inspect(asked).serve
 
 
 def test_latest_is_resolved_once_and_for_all(home: Path) -> None:
