@@ -36,7 +36,8 @@ def array_of_json(value: Any, where: str, dtype: np.dtype[Any] | None = None) ->
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError) as error:
-        raise InvalidInput(f"{where} is not an array: its lists have unequal lengths") from error
+        fault = "they are nested too deeply" if "maximum number" in str(error) else "they have unequal lengths"
+        raise InvalidInput(f"{where} is no array of nested lists: {fault}") from error
     if array.size == 0 and isinstance(value, list):
         return np.zeros(array.shape, dtype or np.float32)
     if array.dtype.kind not in _DEFAULTS:

@@ -6,6 +6,7 @@ TypedDict, dataclasses, numpy arrays, and pydantic models, which check themselve
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -13,7 +14,7 @@ import inspect
 import types
 import typing
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
@@ -55,44 +56,14 @@ class Field:
 
 def convert(hint: Any, value: Any, path: str = "") -> Any:
     """`value`, parsed JSON, as `hint` says. `path` is the field's name so far. Raises InvalidInput."""
-    hint = _bare(hint)
-    if hint in ANYTHING:
-        return value
-    if hint in _SCALARS:
-        return _scalar(hint, value, path)
-    if hint in _FROM_TEXT:
-        return _from_text(hint, value, path)
-    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _one_of(args, value, path)
-    if origin is Literal:
-        return _literal(args, value, path)
-    if origin in _LISTS:
-        items = _expect(value, list, "a list", path)
-        return [convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(items)] if args else items
-    if origin is tuple:
-        return _tuple(args, _expect(value, list, "a list", path), path)
-    if origin in _DICTS:
-        items = _expect(value, dict, "an object", path)
-        return {key: convert(args[1], item, _join(path, key)) for key, item in items.items()} if args else items
-    if origin is np.ndarray:
-        return array_of_json(value, where(path), dtype_of(hint))
-    return _of_class(hint, value, path)
+    with _bounded_depth(path):
+        return _convert(hint, value, path)
 
 
 def convert_fields(fields: Sequence[Field], value: Any, path: str = "") -> dict[str, Any]:
     """The named values of an object; those that are not required may be absent. Raises InvalidInput."""
-    given = _expect(value, dict, "an object", path)
-    known = {field.name: field for field in fields}
-    for name in given:
-        if name not in known:
-            raise InvalidInput(
-                f"{where(_join(path, name))} is unknown.{did_you_mean(name, known)} Known fields: {', '.join(known)}"
-            )
-    for field in fields:
-        if field.required and field.name not in given:
-            raise InvalidInput(f"{where(_join(path, field.name))} is missing, expected {describe(field.hint)}")
-    return {name: convert(known[name].hint, item, _join(path, name)) for name, item in given.items()}
+    with _bounded_depth(path):
+        return _convert_fields(fields, value, path)
 
 
 def where(path: str) -> str:
@@ -181,6 +152,55 @@ def is_pydantic(hint: Any) -> bool:
     return isinstance(hint, type) and hasattr(hint, "model_validate") and hasattr(hint, "model_json_schema")
 
 
+@contextlib.contextmanager
+def _bounded_depth(path: str) -> Iterator[None]:
+    """A type that holds itself is as deep as the client likes; Python's stack is not."""
+    try:
+        yield
+    except RecursionError as error:
+        raise InvalidInput(f"{where(path)} is nested too deeply") from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    hint = _bare(hint)
+    if hint in ANYTHING:
+        return value
+    if hint in _SCALARS:
+        return _scalar(hint, value, path)
+    if hint in _FROM_TEXT:
+        return _from_text(hint, value, path)
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(args, value, path)
+    if origin is Literal:
+        return _literal(args, value, path)
+    if origin in _LISTS:
+        items = _expect(value, list, "a list", path)
+        return [_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(items)] if args else items
+    if origin is tuple:
+        return _tuple(args, _expect(value, list, "a list", path), path)
+    if origin in _DICTS:
+        items = _expect(value, dict, "an object", path)
+        return {key: _convert(args[1], item, _join(path, key)) for key, item in items.items()} if args else items
+    if origin is np.ndarray:
+        return array_of_json(value, where(path), dtype_of(hint))
+    return _of_class(hint, value, path)
+
+
+def _convert_fields(fields: Sequence[Field], value: Any, path: str) -> dict[str, Any]:
+    given = _expect(value, dict, "an object", path)
+    known = {field.name: field for field in fields}
+    for name in given:
+        if name not in known:
+            raise InvalidInput(
+                f"{where(_join(path, name))} is unknown.{did_you_mean(name, known)} Known fields: {', '.join(known)}"
+            )
+    for field in fields:
+        if field.required and field.name not in given:
+            raise InvalidInput(f"{where(_join(path, field.name))} is missing, expected {describe(field.hint)}")
+    return {name: _convert(known[name].hint, item, _join(path, name)) for name, item in given.items()}
+
+
 def _bare(hint: Any) -> Any:
     """Without Annotated, Required, NewType and aliases."""
     while True:
@@ -214,7 +234,7 @@ def _one_of(args: tuple[Any, ...], value: Any, path: str) -> Any:
     refusals = []
     for arg in args:
         try:
-            return convert(arg, value, path)
+            return _convert(arg, value, path)
         except InvalidInput as error:
             refusals.append(error)
     # Of Optional[X], what is wrong with X says more than that null would do, too.
@@ -238,7 +258,7 @@ def _tuple(args: tuple[Any, ...], items: list[Any], path: str) -> tuple[Any, ...
         args = (args[0],) * len(items)
     if len(items) != len(args):
         raise InvalidInput(f"{where(path)} has {len(items)} items, expected {len(args)}")
-    return tuple(convert(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, items)))
+    return tuple(_convert(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, items)))
 
 
 def _of_class(hint: Any, value: Any, path: str) -> Any:
@@ -251,7 +271,7 @@ def _of_class(hint: Any, value: Any, path: str) -> Any:
             _refuse(value, describe(hint), path)
     fields = fields_of(hint)
     assert fields is not None, hint  # schema_of refused it when the service was loaded
-    values = convert_fields(fields, value, path)
+    values = _convert_fields(fields, value, path)
     try:
         return hint(**values)
     except (TypeError, ValueError) as error:  # what a __post_init__ says of the values

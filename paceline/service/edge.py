@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,8 @@ class Edge:
             await self._stream(self._of_thread(result), ctx, reply, until)
         else:
             response = result if isinstance(result, Response) else api.output.write(result, ctx)
+            if hasattr(response, "body_iterator"):
+                until.stream_begins()
             ctx.apply(response)
             await reply.whole(response, ctx)
 
@@ -114,13 +116,15 @@ class Edge:
             if close is not None:
                 await close()
 
-    async def _of_thread(self, items: Iterator[Any]) -> AsyncIterator[Any]:
+    async def _of_thread(self, items: Generator[Any, Any, Any]) -> AsyncIterator[Any]:
         """The pieces of a generator that is not async, each made in a thread."""
-        while True:
-            item = await self._threads.run(next, items, _END)
-            if item is _END:
-                return
-            yield item
+        try:
+            while (item := await self._threads.run(next, items, _END)) is not _END:
+                yield item
+        finally:
+            # One that a thread is still in cannot be closed; it is when that thread lets go of it.
+            with contextlib.suppress(ValueError):
+                items.close()
 
     async def _failed(self, error: RequestError, request_id: str, reply: _Reply) -> None:
         if reply.started:

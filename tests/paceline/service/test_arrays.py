@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from typing import Any
 
@@ -48,7 +49,8 @@ def test_lists_are_converted_to_the_declared_dtype() -> None:
 @pytest.mark.parametrize(
     ("dtype", "value", "text"),
     [
-        (None, [[1, 2], [3]], "the body is not an array: its lists have unequal lengths"),
+        (None, [[1, 2], [3]], "the body is no array of nested lists: they have unequal lengths"),
+        (None, json.loads("[" * 70 + "]" * 70), "the body is no array of nested lists: they are nested too deeply"),
         (None, [1, "2"], "the body is not an array of numbers: it holds text"),
         (None, [1, None], "the body is not an array of numbers: it holds null"),
         (None, {"a": 1}, "the body is not an array of numbers: it holds an object"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 import paceline
 from paceline.handle import deadline
@@ -314,6 +315,42 @@ def test_a_generator_that_is_not_async_runs_in_threads() -> None:
 
     assert ask(service_of(words), "/words").text == "onetwo"
     assert all(name.startswith("paceline-api") for name in threads)
+
+
+def test_a_client_that_leaves_ends_a_generator_that_is_not_async() -> None:
+    ended = []
+
+    def endless() -> Iterator[str]:
+        try:
+            while True:
+                yield "again"
+        finally:
+            ended.append(True)
+
+    async def scenario() -> None:
+        connection = Connection("/endless")
+        asking = asyncio.create_task(connection.ask(service_of(endless)))
+        await connection.pieces.get()
+        connection.hang_up()
+        await asking
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert ended == [True]
+
+
+def test_a_streaming_response_of_the_functions_own_has_no_deadline_but_the_clients() -> None:
+    seen = []
+
+    async def words() -> AsyncIterator[str]:
+        seen.append(deadline.get())
+        yield "one"
+
+    async def own() -> Any:
+        return StreamingResponse(words())
+
+    assert ask(service_of(own), "/own").text == "one"
+    assert seen == [None]
 
 
 def test_an_empty_stream_is_an_empty_answer() -> None:

@@ -86,7 +86,7 @@ BAD: list[tuple[Any, Any, str]] = [
     (Options, {"depth": 1, "fats": True}, 'field "fats" is unknown. Did you mean "fast"? Known fields: depth, fast'),
     (Tree, {"leaf": {"width": "wide"}}, 'field "leaf.width" is "wide": '),
     (datetime.datetime, "yesterday", 'the body is "yesterday", expected a date and time (ISO 8601)'),
-    (npt.NDArray[np.float32], [[1, 2], [3]], "the body is not an array: its lists have unequal lengths"),
+    (npt.NDArray[np.float32], [[1, 2], [3]], "the body is no array of nested lists: they have unequal lengths"),
 ]
 
 
@@ -106,6 +106,15 @@ def test_value_that_is_not_of_its_hint_says_which_field_and_what_was_expected(hi
 def test_an_array_hint_gives_an_array_of_its_dtype() -> None:
     array = convert(npt.NDArray[np.float64], [[1, 2]])
     assert (array.dtype, array.tolist()) == (np.float64, [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("model", [Node, list[Tree | Node]])
+def test_a_value_that_is_nested_too_deeply_is_refused(model: Any) -> None:
+    value: Any = {"value": 1}
+    for _ in range(2000):
+        value = {"value": 1, "children": [value]}
+    with pytest.raises(InvalidInput, match="nested too deeply"):
+        convert(model, [value] if model is not Node else value)
 
 
 def test_a_long_value_is_cut_in_the_message() -> None:
