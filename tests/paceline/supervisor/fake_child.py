@@ -78,7 +78,7 @@ def serve_until_drained(supervisor: ClientSocket) -> None:
         for parts in supervisor.drain():
             message = control.decode(parts)
             if isinstance(message, Topology):
-                hosts = "".join("w" if not host.address else "b" for host in message.hosts)
+                hosts = "".join(sorted("w" if not host.address else "b" for host in message.hosts))
                 sys.stdout.write(f"sees {hosts!r}, {len(message.lost)} lost\n")
             if isinstance(message, Drain):
                 sys.stdout.write("drained\n")
