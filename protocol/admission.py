@@ -14,8 +14,8 @@ from paceline.protocol.errors import InfeasibleNow, InvalidParameter
 from paceline.protocol.forecast import Forecast, KeyTable
 from paceline.protocol.messages import InferItem
 from paceline.protocol.outlook import Outlook
-from paceline.protocol.pace import Pace
 from paceline.protocol.spec import RunnerSpec
+from paceline.protocol.timetable import Timetable
 
 RETRY_AFTER_MIN_S: Final = 1.0
 RETRY_AFTER_MAX_S: Final = 30.0
@@ -28,7 +28,7 @@ class Gate:
         self._name = runner.name
         self._reply_s = runner.reply_s
         self._buckets = runner.buckets
-        self._given = _given_pace(runner)
+        self._given = _given_timetable(runner)
         self._outlooks: dict[bytes, Outlook] = {}
 
     def open(self, incarnation: bytes) -> None:
@@ -96,9 +96,9 @@ class Gate:
         return min(max(rows / rate, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S) if rate > 0 else RETRY_AFTER_MIN_S
 
 
-def _given_pace(runner: RunnerSpec) -> Pace | None:
+def _given_timetable(runner: RunnerSpec) -> Timetable | None:
     table = sorted(runner.latency_table)
     if not table:
         return None
     sizes = tuple([rows for rows, _ in table])
-    return Pace(KeyTable("", b"", 0, True, runner.max_batch_size, sizes, tuple([ms / 1e3 for _, ms in table])))
+    return Timetable(KeyTable("", b"", 0, True, runner.max_batch_size, sizes, tuple([ms / 1e3 for _, ms in table])))

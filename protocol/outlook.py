@@ -20,7 +20,7 @@ from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
 from paceline.protocol.forecast import BacklogPoint, Forecast, KeyTable
-from paceline.protocol.pace import Pace
+from paceline.protocol.timetable import Timetable
 
 STALE_S: Final = 1.0  # a Forecast this old refuses nobody, unless all workers are still in the batches that it names
 FAR: Final = 3.0  # full batches of each worker
@@ -52,11 +52,11 @@ class _Schedule:
     """Who waits at a host, in groups by urgency, and when its workers free, the soonest first: as it will go on by
     itself until the next Forecast comes."""
 
-    __slots__ = ("_free_at", "_groups", "_pace", "_rows")
+    __slots__ = ("_free_at", "_groups", "_rows", "_timetable")
 
-    def __init__(self, free_at: list[float], pace: Pace) -> None:
+    def __init__(self, free_at: list[float], timetable: Timetable) -> None:
         self._free_at = free_at
-        self._pace = pace
+        self._timetable = timetable
         self._groups: list[_Group] = []
         self._rows = 0
 
@@ -86,10 +86,10 @@ class _Schedule:
 
     def advance(self, now: float) -> None:
         """Workers that have freed by now took what waited."""
-        free_at, pace = self._free_at, self._pace
+        free_at, timetable = self._free_at, self._timetable
         while self._rows and free_at[0] <= now:
-            rows = min(self._rows, pace.full_rows)
-            free_at[0] += pace.seconds(rows)
+            rows = min(self._rows, timetable.full_rows)
+            free_at[0] += timetable.seconds(rows)
             free_at.sort()
             self._take(rows)
 
@@ -101,20 +101,20 @@ class _Schedule:
 
     def start_behind(self, rows: int) -> float:
         """When the batch starts that comes after so many rows."""
-        free_at, batches = self._free_at, rows // self._pace.full_rows
+        free_at, batches = self._free_at, rows // self._timetable.full_rows
         if not batches:
             return free_at[0]
         rounds, worker = divmod(batches, len(free_at))
         # The second: a worker that frees much earlier than the others takes several batches before they do.
-        return min(free_at[worker] + rounds * self._pace.full_s, free_at[0] + batches * self._pace.full_s)
+        return min(free_at[worker] + rounds * self._timetable.full_s, free_at[0] + batches * self._timetable.full_s)
 
     def is_far(self, start: float) -> bool:
         """Whether so much goes before a batch that starts then that others will have come to fill it."""
-        return start - self._free_at[0] >= FAR * self._pace.full_s - ROUNDING_S
+        return start - self._free_at[0] >= FAR * self._timetable.full_s - ROUNDING_S
 
     def _has_chance(self, before: int, deadline: float) -> bool:
         start = self.start_behind(before)
-        return start + (self._pace.lone_s if self.is_far(start) else self._pace.full_s) <= deadline
+        return start + (self._timetable.lone_s if self.is_far(start) else self._timetable.full_s) <= deadline
 
     def _take(self, rows: int) -> None:
         self._rows -= rows
@@ -136,19 +136,19 @@ class Outlook:
         "_forecast",
         "_lone_s_max",
         "_methods",
-        "_paces",
         "_probe_at",
         "_reply_s",
         "_schedule",
         "_sent",
+        "_timetables",
         "_until",
     )
 
     def __init__(self, reply_s: float) -> None:
         self._reply_s = reply_s
         self._forecast: Forecast | None = None
-        self._paces: dict[Name, Pace] = {}
-        self._methods: dict[str, Pace | None] = {}
+        self._timetables: dict[Name, Timetable] = {}
+        self._methods: dict[str, Timetable | None] = {}
         self._sent: deque[_Sent] = deque(maxlen=SENT_MAX)
         self._schedule: _Schedule | None = None
         self._until = -inf
@@ -176,8 +176,8 @@ class Outlook:
             return
         self._read_tables(forecast.tables)
         self._until = max(at + STALE_S, min(free_at))
-        self._lone_s_max = max([pace.lone_s for pace in self._paces.values()])
-        lead = self._paces[_name(forecast.tables[0])]
+        self._lone_s_max = max([timetable.lone_s for timetable in self._timetables.values()])
+        lead = self._timetables[_name(forecast.tables[0])]
         batches = forecast.rows_queued // lead.full_rows + 2
         rows_sent = sum([sent.rows for sent in self._sent])
         self._calm_s = min(free_at) + batches * lead.full_s + rows_sent * self._lone_s_max + self._reply_s
@@ -201,15 +201,15 @@ class Outlook:
         yet; 0.0 = in time, as far as is known. `name`: its method, key and length."""
         if now >= self._until or deadline - (rows + pending) * self._lone_s_max >= self._calm_s:
             return 0.0
-        pace = self._pace(name)
-        if pace is None:
+        timetable = self._timetable(name)
+        if timetable is None:
             return 0.0
         schedule = self._schedule or self._made_schedule()
         schedule.advance(now)
         start = schedule.start_behind(schedule.rows_before(priority, deadline) + pending)
-        takes_s = pace.seconds(rows)
+        takes_s = timetable.seconds(rows)
         if schedule.is_far(start):
-            takes_s = max(takes_s, pace.full_s)
+            takes_s = max(takes_s, timetable.full_s)
         else:
             start = schedule.start_behind(0)
         return max(0.0, max(now, start) + takes_s + self._reply_s - deadline)
@@ -217,29 +217,29 @@ class Outlook:
     def lets_probe(self, now: float, name: Name) -> bool:
         """Whether a request that seems late goes all the same: one per time that it takes alone, since a learned table
         may be wrong, and nobody would notice if its word kept everybody away."""
-        pace = self._pace(name)
-        if pace is None or pace.table.known or now < self._probe_at:
+        timetable = self._timetable(name)
+        if timetable is None or timetable.table.known or now < self._probe_at:
             return False
-        self._probe_at = now + pace.lone_s
+        self._probe_at = now + timetable.lone_s
         return True
 
-    def _pace(self, name: Name) -> Pace | None:
+    def _timetable(self, name: Name) -> Timetable | None:
         """Of a key that the Forecast does not name, that of its method, if there is only one."""
         method, key, length = name
-        found = self._paces.get(name)
+        found = self._timetables.get(name)
         if found is None and length:
-            found = self._paces.get((method, key, 0))
+            found = self._timetables.get((method, key, 0))
         return found or self._methods.get(method)
 
     def _read_tables(self, tables: tuple[KeyTable, ...]) -> None:
-        known, self._paces, self._methods = self._paces, {}, {}
+        known, self._timetables, self._methods = self._timetables, {}, {}
         for table in tables:
             name = _name(table)
-            pace = known.get(name)
-            if pace is None or pace.table != table:
-                pace = Pace(table)
-            self._paces[name] = pace
-            self._methods[table.method] = None if table.method in self._methods else pace
+            timetable = known.get(name)
+            if timetable is None or timetable.table != table:
+                timetable = Timetable(table)
+            self._timetables[name] = timetable
+            self._methods[table.method] = None if table.method in self._methods else timetable
 
     def _made_schedule(self) -> _Schedule:
         """Not before somebody might be late: most Forecasts are never looked at."""
@@ -247,7 +247,7 @@ class Outlook:
         assert forecast is not None
         at = forecast.at_ns / 1e9
         free_at = sorted([max(at, time_ns / 1e9) for time_ns in forecast.free_at_ns])
-        schedule = self._schedule = _Schedule(free_at, self._paces[_name(forecast.tables[0])])
+        schedule = self._schedule = _Schedule(free_at, self._timetables[_name(forecast.tables[0])])
         schedule.fill(forecast.backlog)
         for sent in self._sent:
             schedule.add(sent)

@@ -15,7 +15,7 @@ MEMO_MAX: Final = 1024
 INSTANT_S: Final = 1e-9
 
 
-class Pace:
+class Timetable:
     """A latency table, asked: seconds of `rows` rows, and the batch with the most rows per second."""
 
     __slots__ = ("_memo", "full_rows", "full_s", "lone_s", "table")
