@@ -1,4 +1,4 @@
-"""Decides when which requests go to which worker as one batch: policy PACE, one worker's part, eager for several.
+"""Decides when which requests go to which worker as one batch: policy PACE, for one worker or many.
 
 Pure: state + events + now -> actions. No socket, clock, thread, sleep or randomness; the same class runs in a worker,
 in the broker and in a simulator, each of which drains its inputs and then asks once.
