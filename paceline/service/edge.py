@@ -67,6 +67,8 @@ class Edge:
         except ClientDisconnect:
             return
         except RequestError as error:
+            if reply.started:  # no status says it any more
+                logger.warning("stream cut off: %s", error, extra={"api": self._api.name, "request_id": request_id})
             await self._failed(error, request_id or new_request_id(), reply)
         except Exception as error:  # the per-request edge: user code failed, which answers one request and is logged
             logger.exception("api function failed", extra={"api": self._api.name, "request_id": request_id})
@@ -128,7 +130,6 @@ class Edge:
 
     async def _failed(self, error: RequestError, request_id: str, reply: _Reply) -> None:
         if reply.started:
-            logger.warning("stream cut off: %s", error, extra={"api": self._api.name, "request_id": request_id})
             raise ReplyCutOff(f"{self._api.name}: {error.message}") from None
         await reply.error(error_reply(error, request_id))
 
