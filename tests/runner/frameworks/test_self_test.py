@@ -21,6 +21,7 @@ from paceline.runner.frameworks.self_test import (
     comparable,
     difference,
 )
+from paceline.runner.frameworks.tensors import _FILE_DTYPES
 from paceline.store import ModelStore
 
 BATCHED: dict[str, dict[str, object]] = {"__call__": {"batchable": True}}
@@ -194,6 +195,23 @@ def test_what_differs_is_said(expected: object, found: object, text: str) -> Non
 )
 def test_equal_values_do_not_differ(value: object) -> None:
     assert difference(comparable(value), comparable(value), Allowance()) is None
+
+
+@pytest.mark.parametrize("dtype", sorted(_FILE_DTYPES, key=str), ids=str)
+def test_every_dtype_is_compared(dtype: torch.dtype) -> None:
+    zeros, ones = torch.zeros(3).to(dtype), torch.ones(3).to(dtype)
+    assert difference(comparable(ones), comparable(ones.clone()), Allowance()) is None
+    told = difference(comparable(zeros), comparable(ones), Allowance()) or ""
+    assert told.startswith("output_0 differs by up to 1, at [0]: 1")
+
+
+def test_a_few_pixels_may_be_rounded_the_other_way() -> None:
+    wanted = torch.zeros(1, 300, dtype=torch.uint8)
+    found = wanted.clone()
+    found[0, :3] = 1
+    assert difference(comparable(wanted), comparable(found), Allowance()) is None
+    found[0, 3] = 1
+    assert difference(comparable(wanted), comparable(found), Allowance()) is not None
 
 
 def test_the_worst_leaf_is_the_one_that_is_named() -> None:

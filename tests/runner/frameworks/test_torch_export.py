@@ -197,6 +197,14 @@ def test_a_program_exported_in_training_mode_shows_when_it_is_saved(store: Model
         torch_export.save(store, "net", torch.export.export(nn.Dropout(), (torch.ones(1, 100),)))
 
 
+def test_a_program_moves_to_the_device_that_serves_it(store: ModelStore) -> None:
+    """`meta` stands for a GPU."""
+    version = torch_export.save(store, "net", exported(Dim("batch")), signatures=BATCHED)
+    call = torch_export.load(version, "meta").bound("__call__")
+    found = sums(call(torch.ones(3, 3, device="meta"), torch.ones(3, 2, device="meta")))
+    assert (found.device.type, found.shape) == ("meta", (3, 2))
+
+
 def test_padding_needs_the_padded_dim_free(store: ModelStore) -> None:
     class Mean(nn.Module):
         def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
