@@ -62,7 +62,7 @@ def enter(folder: str, store_home: str) -> None:
 
 def has_module(module: str, folder: str) -> bool:
     """Whether the module, or the package that it is in, lies in `folder`. Imports nothing."""
-    return PathFinder.find_spec(module.partition(".")[0], [folder]) is not None
+    return _is_there(module, [folder])
 
 
 def import_service(target: str, folder: str, store_home: str) -> ServiceApp:
@@ -136,8 +136,15 @@ def _story(error: BaseException, folder: str) -> str:
     return "\n\n" + "\n".join(f"  {line}" if line else "" for line in lines) + "\n\n"
 
 
+def _is_there(module: str, path: list[str] | None) -> bool:
+    first, dot, _ = module.partition(".")
+    spec = PathFinder.find_spec(first, path)
+    # A folder without an __init__.py may hold modules, but it is none.
+    return spec is not None and (spec.origin is not None or bool(dot))
+
+
 def _check_module(target: Target, folder: str) -> None:
-    if has_module(target.module, folder) or PathFinder.find_spec(target.module.partition(".")[0]) is not None:
+    if has_module(target.module, folder) or _is_there(target.module, None):
         return
     path = Path(folder).absolute()
     there = sorted(

@@ -5,12 +5,14 @@ By polling, with times and sizes: nothing to install, and it works on every file
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 POLL_S = 0.5
 FILES_MAX = 5000
+FOLDERS_MAX = 2000
 _NOT_THEIRS = ("__pycache__", "node_modules", "site-packages")
 _ENVIRONMENT = "pyvenv.cfg"
 
@@ -41,7 +43,7 @@ class Sources:
         return seen
 
     def _files(self) -> Iterator[Path]:
-        for root, folders, files in os.walk(self._folder):
+        for root, folders, files in itertools.islice(os.walk(self._folder), FOLDERS_MAX):
             if _ENVIRONMENT in files:
                 folders.clear()
                 continue

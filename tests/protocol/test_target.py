@@ -51,6 +51,9 @@ def test_object_is_found_in_a_module_of_the_folder_or_deep_in_a_package(folder: 
     assert sys.path[0] == str(folder)
     assert has_module("target_pkg.deep", str(folder))
     assert not has_module("target_two", str(folder))
+    (folder / "target_data").mkdir()
+    assert not has_module("target_data", str(folder))
+    assert has_module("target_data.deep", str(folder))
     assert str(Target("a.b", "c")) == "a.b:c"
 
 

@@ -57,6 +57,10 @@ def test_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in "abc":
         write(tmp_path / f"{name}.py")
     assert sources.changes() == ("a.py", "b.py")
+    monkeypatch.setattr(sources_module, "FOLDERS_MAX", 1)
+    write(tmp_path / "a.py", "x = 22")
+    write(tmp_path / "A" / "a.py")
+    assert sources.changes() == ("a.py",)
 
 
 def reload_through(
