@@ -5,7 +5,10 @@ A function gets it by naming a parameter `ctx: paceline.Context`; hooks get one 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
+
+from paceline.protocol.errors import ModelError
 
 if TYPE_CHECKING:
     from starlette.datastructures import MutableHeaders
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 _BODILESS = (204, 304)
+_BREAKS = re.compile(rb"[\r\n\0]")
 
 
 class Context:
@@ -81,7 +85,14 @@ class ResponseSettings:
         self._carrier.set_cookie(key, value, **options)
 
     def apply(self, response: Response) -> None:
+        """Raises ModelError for a header that cannot be sent."""
         own = self._carrier.raw_headers
+        for name, value in own:
+            if _BREAKS.search(name) or _BREAKS.search(value):
+                # Else whoever gave the value could write headers of their own, or a whole response.
+                raise ModelError(
+                    f"the response header {name.decode('latin-1')!r} has a line break, which none can hold"
+                )
         names = {name for name, _ in own}
         if self.status_code in _BODILESS and hasattr(response, "body"):
             names |= {b"content-length", b"content-type"}

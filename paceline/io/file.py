@@ -6,11 +6,16 @@ import io
 import mimetypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paceline.io.descriptor import Descriptor, MediaTypes
+from paceline.io.descriptor import Descriptor, MediaTypes, disposition
 from paceline.io.payload import Encoded, Payload, accepted_type
 from paceline.protocol.errors import ModelError, StartError
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from paceline.context import Context
 
 _BYTES = "application/octet-stream"
 
@@ -56,6 +61,17 @@ class File(Descriptor):
         if self._as_bytes:
             return payload.data
         return UploadedFile(payload.data, payload.filename, payload.media_type)
+
+    def write(self, value: Any, ctx: Context) -> Response:
+        if not isinstance(value, Path):
+            return super().write(value, ctx)
+        from starlette.responses import FileResponse
+
+        if not value.is_file():
+            raise ModelError(f"the result is the path of {value.name!r}, which is no file")
+        # Read piece by piece while it is sent, and not into memory.
+        headers = {"content-disposition": disposition("attachment", value.name)}
+        return FileResponse(value, headers=headers, media_type=self._type_of(value.name))
 
     def encode(self, value: Any, accept: str = "") -> Encoded:
         if isinstance(value, Path):

@@ -42,6 +42,10 @@ class RequestDeadline:
         except TimeoutError as late:
             raise DeadlineExceeded("the deadline passed before the function had finished") from late
 
+    def answer_begins(self) -> None:
+        """The whole answer is there: how long the client takes to read it is the connection's matter."""
+        self._timeout.reschedule(None)
+
     def stream_begins(self) -> None:
         """The first piece of a stream is there."""
         if not self._of_client:

@@ -92,9 +92,11 @@ class Edge:
             await self._stream(self._of_thread(result), ctx, reply, until)
         else:
             response = result if isinstance(result, Response) else api.output.write(result, ctx)
+            ctx.apply(response)
             if hasattr(response, "body_iterator"):
                 until.stream_begins()
-            ctx.apply(response)
+            else:
+                until.answer_begins()
             await reply.whole(response, ctx)
 
     async def _stream(self, items: AsyncIterator[Any], ctx: Context, reply: _Reply, until: RequestDeadline) -> None:

@@ -433,6 +433,35 @@ def test_the_context_sets_the_head_of_a_stream() -> None:
     assert (response.status_code, response.headers["x-a"], response.text) == (206, "b", "one")
 
 
+@pytest.mark.parametrize("bad", ["a\r\nset-cookie: b", "a\nb", "a\0b"])
+def test_a_header_with_a_line_break_is_an_error_and_is_not_sent(bad: str) -> None:
+    async def show(ctx: paceline.Context) -> int:
+        ctx.response.headers["x-given"] = ctx.request.query_params["q"]
+        return 1
+
+    response = ask(service_of(show), "/show", params={"q": bad})
+    assert error_of(response)[:2] == (500, "model_error")
+    assert "set-cookie" not in response.headers
+    assert "x-given" not in response.headers
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer_after_the_deadline() -> None:
+    async def quick() -> str:
+        return "answer"
+
+    class SlowReader(Connection):
+        async def send(self, message: Any) -> None:
+            at = deadline.get()
+            assert at is not None
+            while SystemClock.now() < at + 0.002:
+                await asyncio.sleep(0)
+            await super().send(message)
+
+    connection = SlowReader("/quick", headers={"x-request-timeout-ms": "20"})
+    asyncio.run(connection.ask(service_of(quick)))
+    assert [message.get("body") for message in connection.sent] == [None, b"answer"]
+
+
 def test_a_status_without_a_body_has_none() -> None:
     async def nothing(ctx: paceline.Context) -> None:
         ctx.response.status_code = 204

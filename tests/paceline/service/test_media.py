@@ -173,8 +173,22 @@ def test_a_path_is_sent_as_its_file(tmp_path: Path) -> None:
         return tmp_path / "ü.csv"
 
     response = ask(service, "/report")
-    assert (response.content, response.headers["content-type"]) == (b"a\n1\n", "text/csv")
+    assert (response.content, response.headers["content-type"]) == (b"a\n1\n", "text/csv; charset=utf-8")
     assert response.headers["content-disposition"] == "attachment; filename=\"_.csv\"; filename*=UTF-8''%C3%BC.csv"
+
+
+def test_a_path_that_is_no_file_is_an_error(tmp_path: Path) -> None:
+    service = Service(name="s")
+
+    @service.api
+    def report() -> Path:
+        return tmp_path / "gone.csv"
+
+    assert error_of(ask(service, "/report")) == (
+        500,
+        "model_error",
+        "the result is the path of 'gone.csv', which is no file",
+    )
 
 
 @pytest.mark.parametrize(
