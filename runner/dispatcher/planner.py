@@ -4,7 +4,7 @@ Takes what it decides on out of the backlog; answering is the dispatcher's part.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from math import inf
@@ -14,7 +14,7 @@ from paceline.runner.dispatcher.config import DispatcherConfig
 from paceline.runner.dispatcher.curve import sliced
 from paceline.runner.dispatcher.events import Arrived
 from paceline.runner.dispatcher.fleet import Fleet, Worker
-from paceline.runner.dispatcher.mix import Mix
+from paceline.runner.dispatcher.mix import Mix, Part
 from paceline.runner.dispatcher.queue import KeyQueue, Lane, Waiting, deadline_of
 from paceline.runner.dispatcher.sizing import Choice, Outlook, batch_target, choose, fit, is_simple
 from paceline.runner.dispatcher.table_book import Table, TableBook
@@ -85,18 +85,14 @@ class Planner:
         for state in self._by_urgency(worker.profile, now):
             table = self._tables.table(worker.profile, state.key, state.length)
             if table.grounded:
-                for lane in list(state.queue.lanes):
-                    hopeless += self._pop_hopeless(state, lane, len(lane.entries), start, now)
+                hopeless += self._pop_all_hopeless(state, start, now)
             if not state.queue:
                 continue
             until = self.hold_until(state, worker, start, now)
             if until > start:
                 held_until = min(held_until, until)
             else:
-                members, skipped = self._take(state, table, worker, start, now)
-                if skipped:
-                    free_at = self._next_start(worker, members, start, now)
-                    hopeless += self._pop_hopeless(state, state.queue.lanes[0], skipped, free_at, now)
+                members = self._take(state, table, worker, start, now, hopeless)
                 return Plan(members, hopeless)
         return self._probe(worker, hopeless, now) if held_until == inf else Plan([], hopeless, held_until)
 
@@ -134,6 +130,10 @@ class Planner:
         return head.priority, due - table.curve.seconds(rows), -table.curve.rate(rows)
 
     # Who has no hope
+
+    def _pop_all_hopeless(self, state: KeyState, at: float, now: float) -> list[Waiting]:
+        lanes = list(state.queue.lanes)
+        return [waiting for lane in lanes for waiting in self._pop_hopeless(state, lane, len(lane.entries), at, now)]
 
     def _pop_hopeless(self, state: KeyState, lane: Lane, count: int, at: float, now: float) -> list[Waiting]:
         """Of the first `count` those at the head who would miss their deadlines even if they started alone at the time
@@ -181,34 +181,61 @@ class Planner:
     # Which batch
 
     def _take(
-        self, state: KeyState, table: Table, worker: Worker, start: float, now: float
-    ) -> tuple[list[Waiting], int]:
-        """The members of the batch, which leave the queue, and how many heads before them were skipped."""
+        self, state: KeyState, table: Table, worker: Worker, start: float, now: float, hopeless: list[Waiting]
+    ) -> list[Waiting]:
+        """The members of the batch, which leave the queue. Heads that it leaves behind may become `hopeless` by it."""
+        if state.length and table.grounded:
+            members = self._take_mixed(state, table, worker, start, now, hopeless)
+            if members:
+                return members
         queue = state.queue
         before = queue.rows
-        choice = self._choose(state, table, worker, start, now)
+        choice = self._choose(queue, table, (state,), worker, start, now)
         members = self._gather(queue, table, choice, start)
         self._backlog.left(state, before - queue.rows)
-        if state.length and not queue and not members[0].runs_alone:
-            members = self._with_other_lengths(members, state, table, worker, start, now)
-        return members, choice.skip
+        if choice.skip:
+            free_at = self._next_start(worker, members, start, now)
+            hopeless += self._pop_hopeless(state, queue.lanes[0], choice.skip, free_at, now)
+        return members
 
-    def _with_other_lengths(
-        self, members: list[Waiting], state: KeyState, table: Table, worker: Worker, start: float, now: float
+    def _take_mixed(
+        self, state: KeyState, table: Table, worker: Worker, start: float, now: float, hopeless: list[Waiting]
     ) -> list[Waiting]:
-        """The longest first. Only a batch that leaves none of its own length behind has room for others."""
-        others = self._backlog.other_lengths(state)
-        if not others:
-            return members
-        mix = Mix(members, state.length, table, self.cap(members[0].request, now), start + self._config.reply_s)
-        for other in nsmallest(LENGTHS_MAX, others, key=_head):
-            rows = mix.join(other, self._tables.table(worker.profile, other.key, other.length))
-            if rows:
-                self._backlog.left(other, rows)
-        return mix.members
+        """Of several lengths, the longest first; none if they are better served apart."""
+        parts: list[Part] = []
+        for other in nsmallest(LENGTHS_MAX, self._backlog.other_lengths(state), key=_head):
+            part = Part(other, self._tables.table(worker.profile, other.key, other.length))
+            if part.table.grounded:
+                hopeless += self._pop_all_hopeless(other, start, now)
+                if other.queue:
+                    parts.append(part)
+        mix = Mix(Part(state, table), parts, self.cap(state.queue.head.request, now))
+        if not mix.queue:
+            return []
+        choice = self._choose(mix.queue, mix.table, [part.state for part in mix.parts], worker, start, now)
+        lane = mix.queue.lanes[0]
+        skipped = lane.entries[: choice.skip]
+        members = self._gather(mix.queue, mix.table, choice, start)
+        if not mix.pays(members):
+            return []
+        for waiting in members:
+            self._backlog.remove(waiting)
+        members.sort(key=_length, reverse=True)
+        if skipped:
+            free_at = self._next_start(worker, members, start, now)
+            for part in mix.parts:
+                hopeless += self._pop_skipped(part.state, skipped, free_at, now)
+        return members
 
-    def _choose(self, state: KeyState, table: Table, worker: Worker, start: float, now: float) -> Choice:
-        queue = state.queue
+    def _pop_skipped(self, state: KeyState, skipped: list[Waiting], free_at: float, now: float) -> list[Waiting]:
+        """Of these heads of a mix those that wait here and have no hope any more."""
+        count = sum([waiting.request.length == state.length for waiting in skipped])
+        lane = next((lane for lane in state.queue.lanes if lane.priority == skipped[0].priority), None)
+        return self._pop_hopeless(state, lane, count, free_at, now) if count and lane else []
+
+    def _choose(
+        self, queue: KeyQueue, table: Table, states: Sequence[KeyState], worker: Worker, start: float, now: float
+    ) -> Choice:
         cap = self.cap(queue.head.request, now)
         rows = batch_target(queue, table, cap)
         at = start + self._config.reply_s
@@ -220,22 +247,24 @@ class Planner:
             return Choice(0, rows)
         if not table.grounded or self._fleet.idle > 1:
             return fit(queue, table, rows, slack_s)
-        choice = choose(queue, table, cap, at, self._outlook(state, table, worker, start, now))
+        choice = choose(queue, table, cap, at, self._outlook(states, table, worker, start, now))
         first = queue.lanes[0].entries[choice.skip]
         if choice.skip and start + self._need_s(first.request, now) > first.deadline:  # of more rows than the batch
             return fit(queue, table, rows, slack_s)
         return choice
 
-    def _outlook(self, state: KeyState, table: Table, worker: Worker, start: float, now: float) -> Outlook:
-        budget_s = state.arrivals.budget_s() if self._config.budget_s is None else self._config.budget_s
+    def _outlook(self, states: Sequence[KeyState], table: Table, worker: Worker, start: float, now: float) -> Outlook:
+        budget_s = states[0].arrivals.budget_s() if self._config.budget_s is None else self._config.budget_s
         curve = table.curve
         if curve is not None:
             longest_s = curve.seconds(self._config.max_batch_size)
-            state.arrivals.resize(max(min(budget_s, WINDOW_BATCHES * longest_s), 1e-6), now)
+            for state in states:
+                state.arrivals.resize(max(min(budget_s, WINDOW_BATCHES * longest_s), 1e-6), now)
+        rate = sum([state.arrivals.lasting(now) for state in states])
         if not self._fleet.in_step:
-            return Outlook(CERTAIN * state.arrivals.lasting(now), budget_s)
+            return Outlook(CERTAIN * rate, budget_s)
         others = self._fleet.others_free_in(worker, start)
-        return Outlook(CERTAIN_POOL * state.arrivals.lasting(now), budget_s, others)
+        return Outlook(CERTAIN_POOL * rate, budget_s, others)
 
     def _gather(self, queue: KeyQueue, table: Table, choice: Choice, start: float) -> list[Waiting]:
         """In order; the first always goes, lower lanes fill the room that is left if their deadlines allow."""
@@ -268,3 +297,7 @@ def _urgency(state: KeyState) -> Urgency:
 
 def _head(state: KeyState) -> Waiting:
     return state.queue.head
+
+
+def _length(waiting: Waiting) -> int:
+    return waiting.request.length

@@ -1,6 +1,8 @@
 """Requests of one key that are padded to different lengths: whose batch is whose, and what is learned of it."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from math import inf
+from random import Random
 
 import pytest
 
@@ -9,6 +11,7 @@ from paceline.runner.dispatcher import (
     BatchDone,
     Cancelled,
     CapChanged,
+    Dispatch,
     DispatcherConfig,
     Measured,
     Tick,
@@ -17,7 +20,7 @@ from paceline.runner.dispatcher import (
 )
 from paceline.runner.dispatcher.planner import LENGTHS_MAX
 from paceline.runner.dispatcher.table_book import TableBook
-from tests.runner.dispatcher.scene import FLAT, LINE, Scene, batches, dispatches
+from tests.runner.dispatcher.scene import FLAT, LINE, Scene, batches, dispatches, refusals
 
 SHORT, LONG = 8, 64
 Points = Mapping[int, float]
@@ -81,8 +84,8 @@ def test_a_given_table_is_that_of_every_length() -> None:
 
 
 def test_a_part_of_a_queue_that_needs_its_own_batch_anyway_is_not_padded_up_at_a_loss() -> None:
-    """Two rows of room: two long rows more are 20 ms, and the short ones' own batch is 0.2 ms shorter without them."""
-    tables = {SHORT: {1: 0.021, 8: 0.0217}, LONG: {1: 0.010, 4: 0.040}}
+    """Two rows of room: two long rows more are 20 ms, and the short ones' own batch is 0.4 ms shorter without them."""
+    tables = {SHORT: {1: 0.021, 4: 0.0216}, LONG: {1: 0.010, 4: 0.040}}
     scene = learned(tables, most=4)
     events = [arrived(f"l{number}", LONG, deadline=8.0) for number in range(2)]
     (batch,) = dispatches(scene.tell(*events, *(arrived(f"s{number}", SHORT) for number in range(3))))
@@ -101,13 +104,39 @@ def test_a_length_of_which_nothing_is_known_keeps_to_itself() -> None:
     assert batch.request_ids == ("s",)
 
 
-def test_only_the_head_of_the_shorter_ones_joins_and_only_if_its_deadline_allows() -> None:
-    scene = Scene(DispatcherConfig(64, latency_table=LINE))
+def test_lengths_that_pay_together_go_by_deadline_as_if_in_one_queue() -> None:
+    """Two batches of up to 4 rows, where apart it would be three."""
+    scene = Scene(DispatcherConfig(4, latency_table=LINE))
+    scene.tell(arrived("first", LONG))
+    scene.tell(*(arrived(f"s{deadline}", SHORT, deadline) for deadline in (9, 8, 7, 5, 4)), arrived("l6", LONG, 6))
+    assert batches(scene.tell(BatchDone("w0", 1, 0.0055), at=0.0055)) == [("l6", "s4", "s5", "s7")]
+    assert batches(scene.tell(BatchDone("w0", 2, 0.007), at=0.0125)) == [("s8", "s9")]
+
+
+def test_the_head_of_a_lower_class_goes_along_if_its_deadline_allows_the_longer_batch() -> None:
     first = arrived("l", LONG, deadline=1.0)
-    loose = arrived("loose", SHORT, deadline=1.0, priority=1)
-    assert batches(scene.tell(first, arrived("tight", SHORT, deadline=0.0059, priority=1), loose)) == [("l",)]
+    for deadline, expected in ((0.0059, "l"), (0.0061, "l tight")):
+        scene = Scene(DispatcherConfig(2, latency_table=LINE))
+        tight = arrived("tight", SHORT, deadline=deadline, priority=1)
+        assert batches(scene.tell(first, tight)) == [tuple(expected.split())]
+
+
+def test_who_has_no_hope_in_another_length_is_refused_before_a_batch_is_shared() -> None:
     scene = Scene(DispatcherConfig(64, latency_table=LINE))
-    assert batches(scene.tell(first, arrived("tight", SHORT, deadline=0.0061, priority=1), loose)) == [("l", "tight")]
+    scene.tell(arrived("first", LONG))
+    scene.tell(arrived("hopeless", SHORT, 0.0109, priority=1), arrived("s", SHORT, 1.0, 1), arrived("l", LONG, 1.0))
+    actions = scene.tell(BatchDone("w0", 1, 0.0055), at=0.0055)
+    assert batches(actions) == [("l", "s")]
+    assert refusals(actions) == {"hopeless": "infeasible"}
+
+
+def test_of_a_length_that_was_not_measured_nobody_is_refused_by_the_word_of_another_one() -> None:
+    scene = learned({LONG: {1: 0.010, 8: 0.010}})
+    scene.tell(arrived("first", LONG))
+    scene.tell(arrived("l", LONG, 1.0), arrived("s", SHORT, 0.015, priority=1))
+    actions = scene.tell(BatchDone("w0", 1, 0.010), at=0.010)
+    assert batches(actions) == [("l",)]
+    assert refusals(actions) == {}
 
 
 def test_no_member_is_late_for_those_who_join() -> None:
@@ -199,18 +228,26 @@ def test_a_new_length_starts_from_its_method_and_no_more_tables_are_kept_than_al
     assert len(book._learned) == 2
 
 
-def test_every_length_is_served_in_time_at_a_load_that_needs_shared_batches() -> None:
-    """10 ms a batch of whatever lengths, 4 lengths in turn, 2 ms apart, 30 ms each: a queue for each would be late."""
-    scene = Scene(DispatcherConfig(64, latency_table=FLAT))
-    served, ends_at, running = 0, None, 0
-    for tick in range(500):
-        now = tick * 0.002
-        events: list[Arrived | BatchDone] = []
-        if ends_at is not None and now >= ends_at - 1e-9:
-            events.append(BatchDone("w0", running, 0.010))
-            ends_at = None
-        events.append(arrived(tick, (8, 16, 32, 64)[tick % 4], deadline=now + 0.0301))
-        for batch in dispatches(scene.tell(*events, at=now)):
-            served += len(batch.request_ids)
-            running, ends_at = batch.batch_id, now + 0.010
-    assert served >= 490
+def served_in_time(lengths: Sequence[int], per_s: float, budget_s: float) -> int:
+    """Of 2000 requests with these lengths in turn, that come by chance to a worker of LINE."""
+    scene, random = Scene(DispatcherConfig(64, latency_table=LINE)), Random(5)
+    running: Dispatch | None = None
+    served, at, ends_at = 0, 0.0, inf
+    for number in range(2000):
+        at += random.expovariate(per_s)
+        while ends_at <= at:
+            assert running is not None
+            actions = scene.tell(BatchDone("w0", running.batch_id, running.predicted_s), at=ends_at)
+            running = next(iter(dispatches(actions)), None)
+            ends_at = ends_at + running.predicted_s if running else inf
+            served += len(running.request_ids) if running else 0
+        for running in dispatches(scene.tell(arrived(number, lengths[number % 4], at + budget_s), at=at)):
+            ends_at = at + running.predicted_s
+            served += len(running.request_ids)
+    return served
+
+
+@pytest.mark.parametrize("per_s", [500, 1200, 2500])
+def test_where_all_lengths_cost_the_same_as_many_are_served_as_of_one(per_s: float) -> None:
+    one = served_in_time((SHORT, SHORT, SHORT, SHORT), per_s, budget_s=0.0165)
+    assert served_in_time((8, 16, 32, 64), per_s, budget_s=0.0165) >= 0.98 * one
