@@ -49,8 +49,8 @@ def make_api(
     doc: str | None = None,
 ) -> Api:
     """The API of `function`; what is not given comes from its type hints, name and docstring. Raises StartError."""
-    name = _checked_name(name or function.__name__)
-    signature = hints.signature_of(function, strict=input is None)
+    name = _checked_name(name or getattr(function, "__name__", ""))
+    signature = hints.signature_of(function, strict=input is None or output is None)
     context_name = hints.context_parameter(signature)
     if input is None:
         parameters = [each for each in signature.parameters.values() if each.name != context_name]

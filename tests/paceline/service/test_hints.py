@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, BinaryIO
@@ -241,6 +242,19 @@ def test_an_input_that_does_not_fit_the_function_is_an_error_at_load(given: Any,
 
     with pytest.raises(StartError, match=text):
         Service(name="s").api(input=given)(predict)
+
+
+def test_with_only_input_given_an_unreadable_hint_is_an_error_at_load() -> None:
+    async def late(value: Any) -> Missing: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(StartError, match="Missing"):
+        Service(name="s").api(input=JSON())(late)
+
+
+@pytest.mark.parametrize("function", [lambda value: value, functools.partial(dict)])
+def test_a_function_without_a_name_needs_one(function: Any) -> None:
+    with pytest.raises(StartError, match="API name"):
+        Service(name="s").api(input=JSON(), output=JSON())(function)
 
 
 def test_one_value_for_a_function_of_two_parameters_is_an_error_at_load() -> None:
