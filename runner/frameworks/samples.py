@@ -17,6 +17,7 @@ from paceline.store import PendingVersion, StoredVersion
 
 SAMPLES_FILE = "sample_inputs.safetensors"
 _STRUCTURE = "samples"
+_ARRAY_KINDS = "biufc"
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -99,6 +100,11 @@ def _to_torch(value: object, where: str, device: torch.device) -> object:
     if isinstance(value, torch.Tensor):
         tensor = value.detach().to(device)
     elif isinstance(value, (np.ndarray, np.generic)):
+        if value.dtype.kind not in _ARRAY_KINDS:
+            raise ConfigError(
+                f"sample_inputs of {where} is an array of {value.dtype}, expected numbers or bools; a sample cannot "
+                f"hold texts, so leave it out for this model"
+            )
         tensor = torch.from_numpy(np.array(value)).to(device)  # a copy: it must not change under the store's hands
     elif isinstance(value, (list, tuple)):
         return type(value)(_to_torch(item, where, device) for item in value)

@@ -213,6 +213,12 @@ def test_texts_go_in_and_come_out(store: ModelStore) -> None:
     assert found.tolist() == ["café", "b"]
 
 
+def test_texts_are_no_sample(store: ModelStore) -> None:
+    model = graph([("Identity", ["x"], ["y"])], {"x": (STRING, ["batch"])}, {"y": (STRING, ["batch"])})
+    with pytest.raises(ConfigError, match=r"argument 0 is an array of object, expected numbers .* leave it out"):
+        onnx.save(store, "net", model, sample_inputs=np.array([b"a"], object))
+
+
 def test_a_type_that_no_request_carries_is_refused(store: ModelStore) -> None:
     bfloat16 = onnx_package.TensorProto.BFLOAT16
     model = graph([("Identity", ["x"], ["y"])], {"x": (bfloat16, ["batch"])}, {"y": (bfloat16, ["batch"])})
