@@ -49,7 +49,7 @@ def make_api(
     doc: str | None = None,
 ) -> Api:
     """The API of `function`; what is not given comes from its type hints, name and docstring. Raises StartError."""
-    name = _checked_name(name or getattr(function, "__name__", ""))
+    name = _checked_name(name or str(getattr(function, "__name__", "")))
     signature = hints.signature_of(function, strict=input is None or output is None)
     context_name = hints.context_parameter(signature)
     if input is None:
