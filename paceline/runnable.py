@@ -117,7 +117,8 @@ def pack_init(runnable: type[Runnable], init: Mapping[str, object]) -> bytes:
     for name in init:
         if name not in known and not any(each.kind in _VARIABLE for each in signature.parameters.values()):
             raise ConfigError(
-                f"init has {name!r}, which {runnable.__name__}{signature} does not take.{did_you_mean(name, known)}"
+                f"init has {name!r}, which {runnable.__name__} does not take.{did_you_mean(name, known)} It takes "
+                f"{', '.join(known) or 'nothing'}."
             )
     missing = [
         name
@@ -126,7 +127,7 @@ def pack_init(runnable: type[Runnable], init: Mapping[str, object]) -> bytes:
         if parameter.kind not in _VARIABLE
     ]
     if missing:
-        raise ConfigError(f"{runnable.__name__}{signature} needs init={{...}} with {', '.join(missing)}")
+        raise ConfigError(f"{runnable.__name__} needs init={{...}} with {', '.join(missing)}")
     try:
         packed: bytes = msgpack.packb(dict(init))
     except (TypeError, ValueError, OverflowError) as error:

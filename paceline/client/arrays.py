@@ -177,9 +177,11 @@ def _as_array(value: object, name: str) -> Array:
             f"input {name!r} is a {type(value).__name__}; expected an array, a tensor, or lists of numbers or "
             f"strings{hint}"
         )
-    first = value
+    first, depth = value, 0
     while isinstance(first, (list, tuple)) and first:
-        first = first[0]
+        first, depth = first[0], depth + 1
+        if depth > TENSOR_RANK_MAX:  # a list that holds itself has no end
+            raise InvalidInput(f"input {name!r} is nested deeper than {TENSOR_RANK_MAX} levels")
     # As objects: numpy's own texts lose zero characters at their end, and turn a number among them into a text.
     texts = isinstance(first, (str, bytes))
     try:

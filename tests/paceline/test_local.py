@@ -405,3 +405,75 @@ def test_two_runners_of_one_name_are_refused() -> None:
 def test_what_cannot_run_locally_is_named() -> None:
     with pytest.raises(ConfigError, match="expected a model's handle, a Runner or a Service"), paceline.local(3):  # type: ignore[arg-type]
         pass
+
+
+# Services
+
+
+def service() -> tuple[paceline.Service, list[str]]:
+    runner = paceline.Runner(Tools, init={"factor": 2.0})
+    svc = paceline.Service("shop", runners=[runner])
+    log: list[str] = []
+
+    @svc.on_startup
+    async def begin() -> None:
+        log.append(f"startup {await runner.where.async_run()}")
+
+    @svc.on_shutdown
+    def end() -> None:
+        log.append("shutdown")
+
+    @svc.api
+    async def scale(rows: list[Any]) -> Any:
+        return (await runner.scale.async_run({"x": rows}))["x"].tolist()
+
+    @svc.api
+    def scale_in_a_thread(rows: list[Any]) -> Any:
+        return runner.scale.run({"x": rows})["x"].tolist()
+
+    @svc.api
+    async def stuck(rows: list[Any]) -> Any:
+        return runner.scale.run({"x": rows})
+
+    @svc.api
+    async def refused(rows: list[Any]) -> Any:
+        return await runner.add.async_run(rows)
+
+    return svc, log
+
+
+def test_service_answers_by_its_routes_and_its_runners_by_name() -> None:
+    svc, log = service()
+    with paceline.local(svc) as client:
+        assert log == ["startup cpu"]
+        for route in ("/scale", "/scale_in_a_thread"):
+            reply = client.http.post(route, json=[[1.0], [2.0]])
+            assert (reply.status_code, reply.json()) == (200, [[2.0], [4.0]])
+        outputs = client.predict("tools", np.ones((1, 1)), np.ones((1, 1)), method="add")
+        assert isinstance(outputs, dict)
+        assert list(outputs) == ["output_0", "output_1"]
+        assert client.http.get("/docs.json").json()["openapi"] == "3.1.0"
+    assert log == ["startup cpu", "shutdown"]
+
+
+def test_errors_of_runners_in_a_service_keep_their_code_and_blocking_the_loop_is_one() -> None:
+    svc, _ = service()
+    with paceline.local(svc) as client:
+        reply = client.http.post("/refused", json=[[1.0]])
+        assert (reply.status_code, reply.json()["code"]) == (400, "invalid_input")
+        reply = client.http.post("/stuck", json=[[1.0]])
+        assert reply.status_code == 500
+        assert "await runner.scale.async_run" in reply.json()["error"]
+
+
+def test_several_runners_of_one_service_run_beside_each_other() -> None:
+    double, triple = (
+        paceline.Runner(Tools, name=name, init={"factor": factor}) for name, factor in (("b", 2), ("c", 3))
+    )
+    with paceline.local(paceline.Service("two", runners=[double, triple])):
+
+        async def main() -> list[Any]:
+            x = {"x": np.ones((1, 1))}
+            return [*await asyncio.gather(double.scale.async_run(x), triple.scale.async_run(x))]
+
+        assert [float(result["x"][0, 0]) for result in asyncio.run(main())] == [2.0, 3.0]
