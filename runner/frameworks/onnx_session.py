@@ -19,6 +19,7 @@ from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import ConfigError, StoreError
 from paceline.protocol.signature import InputSpec
+from paceline.runner.frameworks.tensors import wire_dtype
 
 _STRING = "tensor(string)"
 _DTYPES: dict[str, DType | None] = {
@@ -73,7 +74,11 @@ class Session:
         )
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        found = self._run(self._bound(args, kwargs))
+        values = self._bound(args, kwargs)
+        try:
+            found = self._run(values)
+        except _invalid_argument() as error:  # a class of its own, below Exception alone
+            raise ValueError(str(error)) from error
         return found[0] if len(found) == 1 else dict(zip(self._names, found))
 
     def _bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -87,12 +92,9 @@ class Session:
         return given
 
     def _run_on_cpu(self, values: Mapping[str, object]) -> list[object]:
-        feed = {port.name: _array(values[port.name], port) for port in self.inputs}
-        with_reason = _invalid_argument()
-        try:
-            found: list[object] = self.runtime.run(None, feed)
-        except with_reason as error:  # a class of its own, below Exception alone
-            raise ValueError(str(error)) from error
+        found: list[object] = self.runtime.run(
+            None, {port.name: _array(values[port.name], port) for port in self.inputs}
+        )
         return found
 
 
@@ -126,9 +128,8 @@ class _OnGpu:
 
     def _bind(self, binding: Any, port: Port, value: torch.Tensor) -> None:
         dtype = _DTYPES[port.type]
-        given = str(value.dtype)
-        if dtype is None or dtype.itemsize != value.element_size():
-            raise ValueError(f"input {port.name!r} is {given}, expected {port.type}")
+        if dtype is None or wire_dtype(value) is not dtype:
+            raise ValueError(f"input {port.name!r} is {value.dtype}, expected {port.type}")
         index = value.device.index or 0
         shape = tuple(value.shape)
         binding.bind_input(port.name, value.device.type, index, dtype.numpy.type, shape, value.data_ptr())
@@ -234,7 +235,7 @@ def _port(node: Any) -> Port:
 def _array(value: object, port: Port) -> object:
     """`value` as the runtime takes it: a tensor in host memory without a copy, texts as str."""
     if isinstance(value, torch.Tensor):
-        if value.dtype is torch.bfloat16:
+        if value.dtype is torch.bfloat16:  # numpy has none
             raise ValueError(f"input {port.name!r} is bfloat16, expected {port.type}")
         return value.numpy(force=True)
     dtype = _DTYPES[port.type]

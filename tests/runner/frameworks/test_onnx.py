@@ -302,6 +302,8 @@ def test_on_a_gpu_inputs_are_bound_where_they_lie_once_torch_has_written_them() 
         "copy_outputs_to_cpu",
     ]
     assert waits == [torch.device("meta")]
+    with pytest.raises(ValueError, match=r"input 'x' is torch.int32, expected tensor\(float\)"):
+        on_gpu.run({"x": x.int(), "y": y})
 
 
 def test_where_onnxruntime_is_missing_the_extra_is_named(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
