@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 from paceline.io import json_text, typed
 from paceline.io.descriptor import Descriptor, MediaTypes
+from paceline.io.hint_kinds import Field, Schema, fields_of, is_pydantic
+from paceline.io.json_schema import fields_schema, schema_of
 from paceline.io.payload import Encoded, Payload
 
 JSONSerializable: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None"
@@ -32,13 +34,13 @@ class JSON(Descriptor):
 
     def __init__(self, model: Any = Any, *, example: Any = None) -> None:
         self._model = model
-        self._schema = typed.schema_of(model)
+        self._schema = schema_of(model)
         self._example = example
 
     @classmethod
     def from_sample(cls, sample: Any) -> JSON:
         """A JSON whose documentation shows `sample`; a dataclass or pydantic object is the model as well."""
-        is_model = typed.is_pydantic(type(sample)) or typed.fields_of(type(sample)) is not None
+        is_model = is_pydantic(type(sample)) or fields_of(type(sample)) is not None
         return cls(type(sample) if is_model else Any, example=sample)
 
     async def decode(self, payload: Payload) -> Any:
@@ -62,9 +64,9 @@ class JSON(Descriptor):
 class JSONFields(Descriptor):
     """A JSON object whose fields are a function's parameters: made from type hints, never by users."""
 
-    def __init__(self, fields: list[typed.Field]) -> None:
+    def __init__(self, fields: list[Field]) -> None:
         self._fields = fields
-        self._schema = typed.fields_schema(fields)
+        self._schema = fields_schema(fields)
 
     async def decode(self, payload: Payload) -> dict[str, Any]:
         return typed.convert_fields(self._fields, json_text.loads(payload), payload.field)
@@ -76,7 +78,7 @@ class JSONFields(Descriptor):
         return {_TYPE: {"schema": self._schema}}
 
 
-def described(schema: typed.Schema, example: Any) -> dict[str, Any]:
+def described(schema: Schema, example: Any) -> dict[str, Any]:
     """One media type of OpenAPI."""
     if example is None:
         return {"schema": schema}

@@ -20,8 +20,8 @@ import numpy as np
 from paceline.context import Context
 from paceline.io import JSON, Descriptor, File, Image, Multipart, NumpyNdarray, PandasDataFrame, Tensor, Text
 from paceline.io.file import UploadedFile
+from paceline.io.hint_kinds import ANYTHING, Field, dtype_of
 from paceline.io.json import JSONFields
-from paceline.io.typed import ANYTHING, Field, dtype_of
 from paceline.protocol.errors import StartError
 
 _BYTES = (bytes, bytearray, memoryview)

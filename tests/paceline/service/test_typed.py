@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pydantic
 import pytest
 
-from paceline.io.typed import convert, schema_of
+from paceline.io.json_schema import schema_of
+from paceline.io.typed import convert
 from paceline.protocol.errors import InvalidInput, StartError
 
 UserId = NewType("UserId", int)
