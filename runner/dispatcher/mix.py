@@ -36,10 +36,9 @@ class Mix:
         self._rows = first.state.queue.rows
         for part in others:
             self._join(part, cap)
-        lanes = [lane for part in self.parts for lane in part.state.queue.lanes] if len(self.parts) > 1 else []
         self.queue = KeyQueue()
-        for waiting in sorted([waiting for lane in lanes for waiting in lane.entries[: BATCHES * cap]]):
-            self.queue.add(waiting)
+        if len(self.parts) > 1:
+            self.queue.fill([part.state.queue for part in self.parts], BATCHES * cap)
 
     def pays(self, members: Sequence[Waiting]) -> bool:
         """Whether the rule holds for this batch: of its few rows it may not what holds for all that wait."""

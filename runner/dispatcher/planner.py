@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
+from itertools import groupby
 from math import inf
 
 from paceline.runner.dispatcher.backlog import Backlog, KeyState, Urgency
@@ -218,14 +219,22 @@ class Planner:
         members = self._gather(mix.queue, mix.table, choice, start)
         if not mix.pays(members):
             return []
-        for waiting in members:
-            self._backlog.remove(waiting)
+        for part in mix.parts:
+            self._leave(part.state, [waiting for waiting in members if waiting.request.length == part.state.length])
         members.sort(key=_length, reverse=True)
         if skipped:
             free_at = self._next_start(worker, members, start, now)
             for part in mix.parts:
                 hopeless += self._pop_skipped(part.state, skipped, free_at, now)
         return members
+
+    def _leave(self, state: KeyState, members: list[Waiting]) -> None:
+        """Those who leave a lane were neighbours in it: in a mix as here they are in order."""
+        before = state.queue.rows
+        for _, going in groupby(members, _priority):
+            state.queue.leave(list(going))
+        if before > state.queue.rows:
+            self._backlog.left(state, before - state.queue.rows)
 
     def _pop_skipped(self, state: KeyState, skipped: list[Waiting], free_at: float, now: float) -> list[Waiting]:
         """Of these heads of a mix those that wait here and have no hope any more."""
@@ -301,3 +310,7 @@ def _head(state: KeyState) -> Waiting:
 
 def _length(waiting: Waiting) -> int:
     return waiting.request.length
+
+
+def _priority(waiting: Waiting) -> int:
+    return waiting.priority

@@ -5,6 +5,7 @@ and leaving from the head moves pointers only. Knows no clock, worker or latency
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from paceline.runner.dispatcher.events import Arrived
@@ -92,6 +93,23 @@ class KeyQueue:
             rows = len(taken) if lane.rows == len(lane.entries) + len(taken) else sum(w.request.rows for w in taken)
             self._forget_rows(lane, rows)
         return taken
+
+    def fill(self, queues: Iterable["KeyQueue"], each: int) -> None:
+        """An empty queue gets the first `each` requests of every lane of these, which keep them."""
+        found: dict[int, list[Waiting]] = {}
+        for lane in [lane for queue in queues for lane in queue.lanes]:
+            found.setdefault(lane.priority, []).extend(lane.entries[:each])
+        for priority, entries in found.items():
+            lane = self._lane(priority)
+            lane.entries = sorted(entries)
+            lane.rows = sum([waiting.request.rows for waiting in entries])
+            self.rows += lane.rows
+
+    def leave(self, going: Sequence[Waiting]) -> None:
+        """These, of one priority and in order, with nobody between them, leave the queue."""
+        lane = self._lane(going[0].priority)
+        begin = bisect_left(lane.entries, going[0])
+        self.take(lane, begin + len(going), begin)
 
     def _lane(self, priority: int) -> Lane:
         lanes = self.lanes
