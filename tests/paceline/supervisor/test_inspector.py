@@ -26,6 +26,10 @@ ROOT = Path(__file__).parents[3]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(devices, "installed_gpus", lambda: 0)
     monkeypatch.setattr(devices, "available_cores", lambda: 8)
+    # A target that may be a service is looked for in its folder; what entering it changes here is changed back.
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PACELINE_HOME", "/nowhere")
+    monkeypatch.setattr(sys, "path", list(sys.path))
     store = ModelStore(tmp_path / "home")
     methods = {"__call__": MethodSpec("__call__", batchable=True)}
     for name in ("net", "net", "other"):
