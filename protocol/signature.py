@@ -57,7 +57,8 @@ class InputSpec:
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
     """One method of a model. `batch_dim` is (in, out). `inputs` in parameter order; `open_inputs` says that the method
-    takes more than those (`*args`, `**kwargs`, or a signature that Python cannot see)."""
+    takes more than those (`*args`, `**kwargs`, or a signature that Python cannot see). `integers`: what whole numbers
+    without a dtype, as JSON has them, become where none is declared; the dtype that the model computes in."""
 
     name: str
     batchable: bool = False
@@ -69,6 +70,7 @@ class MethodSpec:
     open_inputs: bool = True
     outputs: tuple[InputSpec, ...] = field(default=())
     padding: Padding | None = None
+    integers: DType = dtypes.I64
 
     @property
     def mask(self) -> str | None:
@@ -182,9 +184,11 @@ def pick_method(methods: Mapping[str, MethodSpec], name: str | None) -> MethodSp
 def spec_to_plain(method: MethodSpec) -> dict[str, object]:
     """A JSON- and MessagePack-ready dict; `spec_from_plain` reads it back.
 
-    Options of padding are there only where a method pads: digests of models stored without them stay what they were.
+    Options of padding are there only where a method pads, `integers` where it is not int64: digests of models stored
+    without them stay what they were.
     """
     padding = padding_to_plain(method.padding) if method.padding is not None else {}
+    integers = {"integers": method.integers.name} if method.integers is not dtypes.I64 else {}
     return {
         "name": method.name,
         "batchable": method.batchable,
@@ -196,6 +200,7 @@ def spec_to_plain(method: MethodSpec) -> dict[str, object]:
         "open_inputs": method.open_inputs,
         "outputs": [_input_to_plain(spec) for spec in method.outputs],
         **padding,
+        **integers,
     }
 
 
@@ -220,6 +225,7 @@ def spec_from_plain(plain: Mapping[str, object]) -> MethodSpec:
         inputs=tuple(_input_from_plain(item) for item in inputs),
         open_inputs=bool(plain["open_inputs"]),
         outputs=tuple(_input_from_plain(item) for item in outputs),
+        integers=dtypes.BY_NAME[str(plain.get("integers", dtypes.I64.name))],
     )
 
 

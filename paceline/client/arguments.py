@@ -73,7 +73,7 @@ def tensor_argument(value: object, spec: InputSpec, method: MethodSpec) -> Tenso
 def tree_argument(value: object, spec: InputSpec, method: MethodSpec) -> Tree:
     """`value` as a tensor, a plain value, or a tree of them, as declared."""
     _refuse_mask(spec, method)
-    tree = tree_of(value, spec.name, spec.dtype)
+    tree = tree_of(value, spec.name, spec.dtype, method.integers)
     if isinstance(tree, (Tensor, Strings)):
         _check_tensor(tree, spec, method)
     elif spec.dtype is not None and (tree is not None or spec.required):

@@ -27,12 +27,14 @@ Array: TypeAlias = npt.NDArray[Any]
 _PLAIN = (bool, int, float, str, bytes)
 
 
-def tensor_of(value: object, name: str, declared: DType | None = None) -> Tensor | Strings:
+def tensor_of(
+    value: object, name: str, declared: DType | None = None, integers: DType = dtypes.I64
+) -> Tensor | Strings:
     """The tensor of an argument, without a copy where it is contiguous.
 
     numpy and torch keep their dtype. Python numbers and nested lists take the declared dtype of the input if there is
-    one; else floats become float32, ints int64, bools bool. Strings and bytes become BYTES. Raises InvalidInput that
-    names the argument.
+    one; else floats become float32, ints `integers`, bools bool. Strings and bytes become BYTES. Raises InvalidInput
+    that names the argument.
     """
     if type(value) is np.ndarray and value.dtype.kind not in "OSU":
         return _from_numpy(value, name)
@@ -42,17 +44,17 @@ def tensor_of(value: object, name: str, declared: DType | None = None) -> Tensor
     if array.dtype.kind in "OSU":
         return _strings(array, name)
     if not hasattr(value, "dtype"):
-        array = _chosen(array, name, declared)
+        array = _chosen(array, name, declared, integers)
     return _from_numpy(array, name)
 
 
-def tree_of(value: object, name: str, declared: DType | None = None) -> Tree:
+def tree_of(value: object, name: str, declared: DType | None = None, integers: DType = dtypes.I64) -> Tree:
     """The tree of an argument: dicts, lists and tuples leaf by leaf, each leaf as `tensor_of` has it.
 
     A list whose leaves are all numbers, or all strings, is one tensor. A number, string, bool or None that stands alone
     stays what it is, unless a dtype is declared. Raises InvalidInput that names the argument.
     """
-    return _tree(value, name, declared, 0)
+    return _tree(value, name, declared, integers, 0)
 
 
 def value_of(tree: Tree, *, torch: bool) -> Any:
@@ -105,18 +107,18 @@ def nbytes(tensor: Tensor | Strings) -> int:
     return sum(map(len, tensor.items)) + 4 * len(tensor.items)
 
 
-def _tree(value: object, name: str, declared: DType | None, depth: int) -> Tree:
+def _tree(value: object, name: str, declared: DType | None, integers: DType, depth: int) -> Tree:
     if depth > TREE_DEPTH_MAX:
         raise InvalidInput(f"input {name!r} is nested deeper than {TREE_DEPTH_MAX} levels")
     if isinstance(value, dict):
-        return {_key(key, name): _tree(item, f"{name}.{key}", None, depth + 1) for key, item in value.items()}
+        return {_key(key, name): _tree(item, f"{name}.{key}", None, integers, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and not _is_one_tensor(value):
-        items = [_tree(item, f"{name}.{index}", None, depth + 1) for index, item in enumerate(value)]
+        items = [_tree(item, f"{name}.{index}", None, integers, depth + 1) for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     is_plain = isinstance(value, _PLAIN) and not isinstance(value, np.generic)
     if value is None or (is_plain and declared is None):
         return value  # type: ignore[return-value]  # a plain value is a leaf of a Tree
-    return tensor_of(value, name, declared)
+    return tensor_of(value, name, declared, integers)
 
 
 def _key(key: object, name: str) -> str:
@@ -193,11 +195,14 @@ def _as_array(value: object, name: str) -> Array:
     return array
 
 
-def _chosen(array: Array, name: str, declared: DType | None) -> Array:
+def _chosen(array: Array, name: str, declared: DType | None, integers: DType) -> Array:
     """The dtype rule for what has none of its own."""
-    if declared is None:
-        chosen = {"f": dtypes.F32, "i": dtypes.I64, "u": dtypes.U64, "b": dtypes.BOOL}.get(array.dtype.kind)
+    if declared is None and array.dtype.kind not in "iu":
+        chosen = {"f": dtypes.F32, "b": dtypes.BOOL}.get(array.dtype.kind)
         return array if chosen is None else array.astype(chosen.numpy, copy=False)
+    if declared is None:
+        # uint64 is what numpy makes of numbers that int64 does not hold.
+        declared = dtypes.U64 if array.dtype.kind == "u" and integers is dtypes.I64 else integers
     if declared is dtypes.BF16:
         raise InvalidInput(
             f"input {name!r} is bfloat16; expected a torch or ml_dtypes bfloat16 array, got plain numbers"

@@ -14,6 +14,8 @@ from typing import cast
 
 import torch
 
+from paceline.protocol import dtypes
+from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import ConfigError
 from paceline.protocol.padding import Padding
 from paceline.protocol.signature import InputSpec, MethodSpec
@@ -35,13 +37,15 @@ from paceline.store import PendingVersion
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model at the time when it is saved. `calls`: what to run, by method; `signatures`: None where unknown."""
+    """A model at the time when it is saved. `calls`: what to run, by method; `signatures`: None where unknown;
+    `integers`: see MethodSpec."""
 
     calls: Mapping[str, Callable[..., object]]
     signatures: Mapping[str, inspect.Signature | None]
     device: torch.device
     running: Callable[[], AbstractContextManager[object]]
     allowance: Allowance = field(default_factory=Allowance)
+    integers: DType = dtypes.I64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def complete_methods(
                 result, described = _describe_outputs(described, subject.calls[name], sample)
                 if self_test:
                     tried.outputs[name] = _repeated(described, subject, sample, comparable(result))
-        tried.methods[name] = described
+        tried.methods[name] = replace(described, integers=subject.integers)
     return tried
 
 
@@ -111,6 +115,16 @@ def device_of(module: torch.nn.Module) -> torch.device:
     for tensor in [*module.parameters(), *module.buffers()]:
         return tensor.device
     return torch.device("cpu")
+
+
+def integers_of(module: torch.nn.Module) -> DType:
+    """What whole numbers become as inputs: the dtype of the first floating parameter, unless the first layer takes
+    them as they are."""
+    first = next(part for part in module.modules() if next(part.children(), None) is None)
+    kind = str(getattr(first, "original_name", type(first).__name__))  # of a scripted module
+    floating = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+    dtype = wire_dtype(floating[0]) if floating and not kind.startswith("Embedding") else None
+    return dtypes.I64 if dtype in (None, dtypes.BF16) else dtype
 
 
 def _by_method(sample_inputs: object, methods: Mapping[str, MethodSpec]) -> dict[str, object]:

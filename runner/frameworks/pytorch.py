@@ -19,7 +19,7 @@ from paceline.protocol.errors import ConfigError, StoreError, did_you_mean
 from paceline.protocol.signature import parse_signatures
 from paceline.runner.frameworks.custom_objects import dump_custom_objects, write_custom_objects
 from paceline.runner.frameworks.loaded import LoadedModel
-from paceline.runner.frameworks.methods import Subject, complete_methods, device_of, evaluating
+from paceline.runner.frameworks.methods import Subject, complete_methods, device_of, evaluating, integers_of
 from paceline.runner.frameworks.samples import read_samples
 from paceline.runner.frameworks.self_test import allowance_for
 from paceline.runner.frameworks.tensors import can_store, file_chunks, read_tensors
@@ -54,7 +54,14 @@ def save(
     methods = parse_signatures(signatures)
     calls = {method: _callable(module, method) for method in methods}
     signatures_known = {method: _signature(call) for method, call in calls.items()}
-    subject = Subject(calls, signatures_known, device_of(module), lambda: evaluating(module), allowance_for(module))
+    subject = Subject(
+        calls,
+        signatures_known,
+        device_of(module),
+        lambda: evaluating(module),
+        allowance_for(module),
+        integers_of(module),
+    )
     tried = complete_methods(methods, subject, sample_inputs, self_test=self_test)
     tensors = _TensorsOut(module)
     what = f"the {type(module).__name__}"

@@ -19,7 +19,7 @@ from paceline.protocol.errors import ConfigError, StoreError, did_you_mean
 from paceline.protocol.signature import parse_signatures
 from paceline.runner.frameworks.custom_objects import dump_custom_objects, write_custom_objects
 from paceline.runner.frameworks.loaded import LoadedModel
-from paceline.runner.frameworks.methods import Subject, complete_methods, device_of, evaluating
+from paceline.runner.frameworks.methods import Subject, complete_methods, device_of, evaluating, integers_of
 from paceline.runner.frameworks.samples import read_samples
 from paceline.runner.frameworks.self_test import allowance_for
 from paceline.store import ModelStore, StoredVersion, pickled
@@ -49,7 +49,9 @@ def save(
     methods = parse_signatures(signatures)
     calls = {method: _callable(module, method) for method in methods}
     schemas = {method: _signature(module, method) for method in methods}
-    subject = Subject(calls, schemas, device_of(module), lambda: evaluating(module), allowance_for(module))
+    subject = Subject(
+        calls, schemas, device_of(module), lambda: evaluating(module), allowance_for(module), integers_of(module)
+    )
     tried = complete_methods(methods, subject, sample_inputs, self_test=self_test)
     customs = dump_custom_objects(custom_objects, pickled.check_modules(external_modules))
     with store.create(

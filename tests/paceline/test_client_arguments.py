@@ -61,6 +61,19 @@ def test_declared_dtype_holds_for_lists_and_numbers_and_not_for_what_has_its_own
     assert shown(tree_of({"a": [1]}, "x", dtypes.F32)) == {"a": "i64[1]"}
 
 
+def test_whole_numbers_become_what_the_model_computes_in() -> None:
+    value = {"ints": [[1, 2]], "floats": [1.0], "flags": [True], "own": np.ones(1, np.int64), "declared": 3}
+    assert shown(tree_of(value, "x", None, dtypes.F16)) == {
+        "ints": "f16[1, 2]",
+        "floats": "f32[1]",
+        "flags": "bool[1]",
+        "own": "i64[1]",
+        "declared": 3,
+    }
+    assert shown(tree_of([1], "x", dtypes.I8, dtypes.F32)) == "i8[1]"
+    assert [shown(tree_of([2**63], "x")), shown(tree_of([2**63], "x", None, dtypes.F32))] == ["u64[1]", "f32[1]"]
+
+
 @pytest.mark.parametrize(
     ("value", "error"),
     [

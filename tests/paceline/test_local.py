@@ -95,6 +95,13 @@ class Net(torch.nn.Module):
         return x.sum(dim=1)
 
 
+class Kind(torch.nn.Sequential):
+    """Says what it gets."""
+
+    def kind_of(self, x: torch.Tensor) -> str:
+        return str(x.dtype)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PACELINE_HOME", str(tmp_path))
@@ -336,6 +343,22 @@ def test_json_as_the_guide_passes_it_takes_the_dtype_of_the_sample() -> None:
             runner.run(np.ones((1, 3), np.float32))
     finally:
         runner.close_local()
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (Kind(torch.nn.Linear(3, 3)), "torch.float32"),
+        (Kind(torch.nn.Linear(3, 3).half()), "torch.float16"),
+        (Kind(torch.nn.Embedding(4, 3), torch.nn.Linear(3, 3)), "torch.int64"),
+        (Kind(), "torch.int64"),
+    ],
+)
+def test_whole_numbers_of_json_become_what_the_model_computes_in(model: torch.nn.Module, kind: str) -> None:
+    runner = paceline.pytorch.save(model, "net", signatures={"kind_of": {}}).to_runner()
+    runner.init_local()
+    assert runner.run([[1, 2, 3]]) == kind
+    runner.close_local()
 
 
 def test_init_local_twice_loads_once_and_close_local_ends_it() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from paceline.protocol import dtypes
 from paceline.protocol.errors import ConfigError, InvalidParameter
 from paceline.protocol.signature import (
     MethodSpec,
@@ -88,6 +89,9 @@ def test_what_is_not_a_mapping_of_methods_is_refused_with_an_example(given: Any)
 def test_method_spec_returns_as_it_went() -> None:
     assert spec_from_plain(spec_to_plain(METHOD)) == METHOD
     assert spec_from_plain(spec_to_plain(MethodSpec("embed"))) == MethodSpec("embed")
+    halves = MethodSpec("embed", integers=dtypes.F16)
+    assert spec_from_plain(spec_to_plain(halves)) == halves
+    assert "integers" not in spec_to_plain(MethodSpec("embed"))
 
 
 def test_method_is_picked_by_name_or_default() -> None:
