@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paceline.config import Config, load_config
 from paceline.config.agreement import agreed
@@ -40,6 +40,9 @@ from paceline.runner.worker import loaded
 from paceline.store import ModelStore
 from paceline.supervisor.candidates import planned, said
 from paceline.supervisor.inspector import places_of, settled
+
+if TYPE_CHECKING:
+    from paceline.runner.frameworks.loaded import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +78,8 @@ class LocalEngine:
         try:
             self.run(self._open())
             for worker in self._workers.values():
+                worker.load()
                 worker.start()
-            for worker in self._workers.values():
                 worker.ready.result()
             self.run(self._tell())
         except BaseException:
@@ -133,7 +136,9 @@ class LocalEngine:
 
 
 class _Worker:
-    """One runner's thread: loads the model, then serves it until it is stopped."""
+    """One runner's model and the thread that serves it: `load`, `start`, and `stop`."""
+
+    _model: LoadedModel
 
     def __init__(
         self, runner: RunnerSpec, serve: ServeSpec, threads: int | None, lost: Callable[[str, str], None]
@@ -149,6 +154,11 @@ class _Worker:
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name=f"paceline-{runner.name}", daemon=True)
 
+    def load(self) -> None:
+        """In the caller's thread: a module that does this while it is being imported holds a lock that another thread,
+        which looks there for a model's class, would wait for."""
+        self._model = loaded(self._runner, None, *self._runner.devices)
+
     def start(self) -> None:
         self._thread.start()
 
@@ -160,8 +170,8 @@ class _Worker:
 
     def _main(self) -> None:
         try:
-            host = self._load()
-        except BaseException as error:  # noqa: BLE001  # user code; whoever started the engine gets it
+            host = self._host()
+        except BaseException as error:  # noqa: BLE001  # a device that is not there; whoever started the engine gets it
             self.ready.set_exception(error)
             return
         self.ready.set_result(None)
@@ -171,14 +181,13 @@ class _Worker:
             logger.exception("runner lost", extra={"runner": self.name})
             self._lost(self.name, f"{type(error).__name__}: {error}")
 
-    def _load(self) -> dispatch_host.Host:
-        runner = self._runner
-        (device,) = runner.devices
-        model = loaded(runner, None, device)
+    def _host(self) -> dispatch_host.Host:
         from paceline.runner.executor import Executor, kind_of  # torch is there now
 
+        runner = self._runner
+        (device,) = runner.devices
         methods = {method.name: method for method in runner.methods}
-        executor = Executor(model.bound, methods, device, runner.max_batch_size, self._threads, runner.buckets)
+        executor = Executor(self._model.bound, methods, device, runner.max_batch_size, self._threads, runner.buckets)
         return dispatch_host.Host(
             self.end,
             Dispatcher(config_for(runner)),

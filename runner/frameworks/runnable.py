@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 
 import msgpack
 
@@ -32,7 +33,8 @@ def load_runnable(target: str, init: bytes, device: str) -> LoadedModel:
 
 def _found(target: str) -> object:
     module_name, _, qualname = target.partition(":")
-    module = importlib.import_module(module_name)
+    # A module that starts its runner while it is being imported is there, but cannot be imported once more.
+    module = sys.modules.get(module_name) or importlib.import_module(module_name)
     try:
         return functools.reduce(getattr, qualname.split("."), module)
     except AttributeError as error:

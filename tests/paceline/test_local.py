@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +33,7 @@ from paceline.protocol.hosts_port import HostsPort
 from paceline.runner.calls import DeviceBroken
 
 WAIT_S = 20.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Gate(paceline.Runnable):
@@ -394,6 +399,28 @@ def test_settings_of_the_operator_hold_here_too(home: Path) -> None:
     (home / "paceline.toml").write_text("[runner.net]\nmax_batch_size = 3\n[runner.other]\nworkers = 2\n")
     engine = LocalEngine([saved().to_runner(max_batch_size=8).plan()])
     assert engine.serve.runner("net").max_batch_size == 3
+
+
+def test_nothing_here_imports_torch_before_a_model_is_loaded() -> None:
+    code = "import sys, paceline; paceline.local, paceline.Runner, paceline.Runnable; print('torch' in sys.modules)"
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_module_may_start_its_runner_while_it_is_imported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(home)
+    (home / "starts_at_once.py").write_text(
+        "import paceline\n"
+        "class Ping(paceline.Runnable):\n"
+        "    @paceline.Runnable.method\n"
+        "    def ping(self):\n"
+        "        return 'pong'\n"
+        "with paceline.local(paceline.Runner(Ping)) as client:\n"
+        "    ANSWER = client.predict('ping').tolist()\n"
+    )
+    assert importlib.import_module("starts_at_once").ANSWER == [b"pong"]
+    sys.modules.pop("starts_at_once")
 
 
 # What goes wrong
