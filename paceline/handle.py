@@ -2,7 +2,7 @@
 
 A handle says what is to be served (its plan), and sends calls through the port that a server or the local engine gives
 it: arguments are converted and checked here, in the caller's process, so that what is wrong never leaves it. It knows
-neither processes nor models. `deadline` is how long the request that is being answered has left.
+neither processes nor models. `deadline` and `request_id` are those of the request that is being answered.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from paceline.runnable import Runnable, devices_for, pack_init, target_of
 
 deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 """When the request that this code answers must be answered, in seconds of the monotonic clock; None = nobody waits."""
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Its id, which the workers' logs name; empty = it has none."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -225,7 +227,10 @@ class Runner:
         as_torch = has_torch(positional, args) or has_torch(named, kwargs)
         size = payload_bytes(args, kwargs)
         key, rows, length = measured.key, measured.rows, measured.length
-        return _Call(RunnerCall(self.name, spec, args, kwargs, key, rows, length, size, left_s), as_torch)
+        request = RunnerCall(
+            self.name, spec, args, kwargs, key, rows, length, size, left_s, request_id=request_id.get()
+        )
+        return _Call(request, as_torch)
 
 
 class _Call:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from paceline import handle
 from paceline.context import Context
 from paceline.io.payload import BODY_BYTES_MAX_KEY
 from paceline.protocol.clock import SystemClock
@@ -60,6 +61,7 @@ class Edge:
         request_id = ""
         try:
             request_id = request_id_of(request.headers)
+            handle.request_id.set(request_id)  # for the calls of runners; each request is a task with its own context
             async with self._deadline(request, began_at) as until:
                 value = None if self._api.input is None else await self._api.input.read(request)
                 async with _hung_up_cancels(receive, reply):

@@ -16,7 +16,7 @@ import pytest
 
 import paceline
 from paceline.config.keys import in_section
-from paceline.handle import Runner, RunnerSettings, deadline
+from paceline.handle import Runner, RunnerSettings, deadline, request_id
 from paceline.protocol.clock import SystemClock
 from paceline.protocol.errors import ConfigError, InvalidParameter, ModelNotFound, StartError
 from paceline.protocol.messages import Result, pack_result
@@ -224,18 +224,20 @@ def test_call_from_another_loop_or_thread_crosses_over() -> None:
         assert port.ran_in == [loop, loop]
 
 
-def test_call_is_measured_and_has_what_is_left_of_the_request() -> None:
+def test_call_is_measured_and_has_the_id_and_what_is_left_of_its_request() -> None:
     with loop_in_a_thread() as loop:
         handle = runner()
         port = FakePort(loop, {"__call__": method()})
         handle.bind(port)
         handle.run(ROWS)
-        token = deadline.set(SystemClock.now() + 5)
+        tokens = deadline.set(SystemClock.now() + 5), request_id.set("mine")
         handle.run(ROWS)
-        deadline.reset(token)
+        deadline.reset(tokens[0])
+        request_id.reset(tokens[1])
         free, bound = port.calls
         assert (free.runner, free.rows, free.nbytes, free.budget_s) == ("net", 2, 24, inf)
         assert free.key == bound.key
+        assert (free.request_id, bound.request_id) == ("", "mine")
         assert 4 < bound.budget_s <= 5
 
 

@@ -29,8 +29,8 @@ from paceline.protocol.errors import (
     NoWorker,
     TooLarge,
 )
-from paceline.protocol.hosts_port import HostsPort
 from paceline.runner.calls import DeviceBroken
+from paceline.runner.host import Host
 
 WAIT_S = 20.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,12 +87,6 @@ class Broken(paceline.Runnable):
 
     @paceline.Runnable.method
     def run_it(self) -> None: ...
-
-
-class Dying(paceline.Runnable):
-    @paceline.Runnable.method
-    def die(self) -> None:
-        raise DeviceBroken("the device is lost")
 
 
 class Net(torch.nn.Module):
@@ -434,16 +428,17 @@ def test_model_that_does_not_load_says_so_and_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_runner_that_loses_its_device_is_given_up_by_name() -> None:
-    runner = paceline.Runner(Dying)
-    engine = LocalEngine([runner.plan()])
-    port = engine.start()
-    assert isinstance(port, HostsPort)
-    engine._workers["dying"]._lost("dying", "DeviceBroken: the device is lost")
-    runner.bind(port)
-    with pytest.raises(NoWorker, match="the device is lost"):
-        runner.die.run()
-    engine.stop()
+def test_runner_that_loses_its_device_is_given_up_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(host: Host) -> None:
+        raise DeviceBroken("the device is lost")
+
+    runner = paceline.Runner(Tools)
+    runner.init_local()
+    monkeypatch.setattr(Host, "turn", broken)
+    for _ in range(2):
+        with pytest.raises(NoWorker, match="the device is lost"):
+            runner.where.run()
+    runner.close_local()
 
 
 def test_two_runners_of_one_name_are_refused() -> None:
@@ -486,6 +481,10 @@ def service() -> tuple[paceline.Service, list[str]]:
         return runner.scale.run({"x": rows})
 
     @svc.api
+    async def failing() -> Any:
+        return await runner.fail.async_run()
+
+    @svc.api
     async def refused(rows: list[Any]) -> Any:
         return await runner.add.async_run(rows)
 
@@ -514,6 +513,13 @@ def test_errors_of_runners_in_a_service_keep_their_code_and_blocking_the_loop_is
         reply = client.http.post("/stuck", json=[[1.0]])
         assert reply.status_code == 500
         assert "await runner.scale.async_run" in reply.json()["error"]
+
+
+def test_worker_names_the_request_in_its_log(caplog: pytest.LogCaptureFixture) -> None:
+    svc, _ = service()
+    with paceline.local(svc) as client:
+        client.http.post("/failing", headers={"x-request-id": "mine"})
+    assert ["mine"] in [getattr(record, "request_ids", None) for record in caplog.records]
 
 
 def test_several_runners_of_one_service_run_beside_each_other() -> None:
