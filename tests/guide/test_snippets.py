@@ -128,6 +128,22 @@ def test_the_runner_has_the_methods_of_the_signatures(desk: Desk) -> None:
         runner.close_local()
 
 
+def test_a_torchscript_model_is_served(desk: Desk, serve: Callable[..., Server]) -> None:
+    (desk.folder / "my_models.py").write_text(MY_MODELS)
+    script = desk.folder / "train.py"
+    script.write_text(
+        "import paceline, torch, my_models\n"
+        "paceline.torchscript.save(\n"
+        "    torch.jit.script(my_models.model), 'my_script', signatures={'__call__': {'batchable': True}}\n"
+        ")\n"
+    )
+    desk.run(script, "True")
+    server = serve(target="my_script")
+    with paceline.Client(server.url) as client:
+        answer = client.predict("my_script", np.ones((1, 2), np.float32))
+    assert np.asarray(answer).tolist() == [[3.0, 3.0]]
+
+
 def test_service_py_answers_with_the_models_own_scores_in_batches(
     desk: Desk, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
