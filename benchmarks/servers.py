@@ -34,13 +34,13 @@ class Running:
 @contextlib.contextmanager
 def baseline_server(workload: Workload) -> Iterator[Running]:
     """The model inline in a bare uvicorn app."""
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.baseline", workload.name, str(port)], text=True)
     try:
-        _wait_listening(process, port)
+        wait_listening(process, port)
         yield Running(process, f"http://127.0.0.1:{port}")
     finally:
-        _stop(process)
+        stop(process)
 
 
 @contextlib.contextmanager
@@ -58,14 +58,15 @@ def paceline_server(workload: Workload, store_home: Path, **settings: object) ->
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
     try:
-        url = _wait_ready(process)
+        url = wait_ready(process)
         yield Running(process, url, run_dir / "run", time.monotonic() - began)
     finally:
-        _stop(process)
+        stop(process)
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def _wait_ready(process: subprocess.Popen[str]) -> str:
+def wait_ready(process: subprocess.Popen[str]) -> str:
+    """The URL that `paceline serve --json` says when it is ready."""
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
@@ -74,7 +75,8 @@ def _wait_ready(process: subprocess.Popen[str]) -> str:
     raise SystemExit(f"the server ended with code {process.wait()} before it was ready; its output is above")
 
 
-def _wait_listening(process: subprocess.Popen[str], port: int) -> None:
+def wait_listening(process: subprocess.Popen[str], port: int) -> None:
+    """Until something accepts connections on `port`."""
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
@@ -87,7 +89,8 @@ def _wait_listening(process: subprocess.Popen[str], port: int) -> None:
     raise SystemExit(f"the baseline did not listen on port {port} within {START_S} s")
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[str]) -> None:
+    """SIGTERM, and half a minute to obey."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(30)
@@ -98,7 +101,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

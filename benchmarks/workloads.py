@@ -13,6 +13,8 @@ from torch import nn
 class Add(nn.Module):
     """float32[n, 16] + constant: nothing but overhead."""
 
+    constant: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("constant", torch.arange(16, dtype=torch.float32))
@@ -39,7 +41,8 @@ class Net(nn.Module):
         x = x.view(-1, 16 * 5 * 5)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
-        return self.fc3(x)
+        scores: torch.Tensor = self.fc3(x)
+        return scores
 
 
 class Pixels(nn.Module):
@@ -60,7 +63,8 @@ class Wide(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
+        scores: torch.Tensor = self.layers(x)
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
