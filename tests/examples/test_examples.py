@@ -33,6 +33,35 @@ COMMANDS = "python train.py\npaceline serve service:svc\n"
 NEEDS = {"image_upload": "PIL"}
 NOT_WHERE_IT_IS_SERVED = {"external_modules": ["my_models.py", "layers.py"]}
 
+# Stands in for torchvision and its download: as much of it as the CIFAR example uses.
+TORCHVISION = {
+    "__init__.py": "",
+    "transforms.py": """
+import torch
+ToTensor = lambda: lambda image: torch.tensor(image).permute(2, 0, 1) / 255
+Normalize = lambda mean, std: lambda image: (image - mean[0]) / std[0]
+def Compose(steps):
+    def transform(image):
+        for step in steps:
+            image = step(image)
+        return image
+    return transform
+""",
+    "datasets.py": """
+import numpy as np
+class CIFAR10:
+    def __init__(self, root, train, download, transform):
+        assert train and download
+        self.transform = transform
+    def __len__(self):
+        return 40
+    def __getitem__(self, number):
+        if number >= len(self):
+            raise IndexError(number)
+        return self.transform(np.full((32, 32, 3), 6 * number, np.uint8)), number % 10
+""",
+}
+
 Trained = subprocess.CompletedProcess[str]
 
 
@@ -89,16 +118,22 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(workshop: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Trained]]]:
     """`python train.py` of each example that this run asks for, begun in their order."""
-    environ = os.environ | {"PACELINE_HOME": str(workshop / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def train(name: str) -> Trained:
-        command = [sys.executable, "train.py"]
-        folder = workshop / "examples" / name
-        return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=100)
-
     selected = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
     with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(train, name) for name in NAMES if name in selected and is_runnable(name)}
+        yield {name: pool.submit(train, workshop, name) for name in NAMES if name in selected and is_runnable(name)}
+
+
+def train(workshop: Path, name: str, *flags: str, extra_path: Path = ROOT) -> Trained:
+    """`python train.py` in an example's folder, with the store `home`."""
+    environ = os.environ | {
+        "PACELINE_HOME": str(workshop / "home"),
+        "PYTHONPATH": os.pathsep.join([str(extra_path), str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "train.py", *flags]
+    return subprocess.run(
+        command, cwd=workshop / "examples" / name, env=environ, capture_output=True, text=True, timeout=100
+    )
 
 
 def is_runnable(name: str) -> bool:
@@ -128,6 +163,19 @@ def test_example_does_what_its_readme_shows(
     server = paceline_server("service:svc", working_dir=folder)
     for line, expected in shown(name):
         check_alike(ask(line, server.url, folder), expected)
+
+
+@pytest.mark.e2e
+def test_cifar_learns_from_the_real_images_where_torchvision_is(tmp_path: Path) -> None:
+    (tmp_path / "path" / "torchvision").mkdir(parents=True)
+    for file, text in TORCHVISION.items():
+        (tmp_path / "path" / "torchvision" / file).write_text(text)
+    shutil.copytree(EXAMPLES / "cifar", tmp_path / "examples" / "cifar", ignore=shutil.ignore_patterns("data"))
+    done = train(tmp_path, "cifar", "--cifar10", "--epochs", "1", extra_path=tmp_path / "path")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "saved cifar_net:1" in done.stdout
+    image = json.loads((tmp_path / "examples" / "cifar" / "image.json").read_text())
+    assert image == [[[-1.0] * 32] * 32] * 3  # the first of them, black
 
 
 @pytest.mark.parametrize("name", NAMES)
