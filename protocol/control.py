@@ -1,10 +1,12 @@
-"""The control plane: what children, native clients and `paceline status` say to the supervisor, and it to them.
+"""The control plane: what children, native clients, `paceline status` and `paceline profile` say to the supervisor, and
+it to them.
 
     child -> supervisor     Hello once, ChildState at each change
     supervisor -> child     Topology (whole snapshots, versioned): of the hosts to API servers and clients, of a pool to
                             its broker and its workers; Drain to all
     client -> supervisor    Hello; answered by Welcome (the ServeSpec) and from then on by Topology
     status -> supervisor    StatusRequest; answered by Status
+    profile -> supervisor   ProfileRequest; the supervisor sends the worker Trace, whose ProfileDone it passes on
 
 Same framing as messages.py, one head and no buffers. Small and rare: encoded field by field, through records.py.
 """
@@ -158,13 +160,46 @@ class Status:
     processes: tuple[ProcessStatus, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileRequest:
+    """Ask for ProfileDone: a trace of `seconds` of worker `index` of `runner`; None: of the busiest."""
+
+    runner: str
+    index: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Record torch's operators for `seconds` and write them to `path`, a Chrome trace; answered by ProfileDone."""
+
+    seconds: float
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDone:
+    """The trace is at `path`, and whoever asked may take it away: `batches` of `seconds`; `full`: it ended early, at
+    its bound. Or an `error`, whose `code` is that of the table or empty. `worker`: who was recorded, "net/0"."""
+
+    path: str = ""
+    seconds: float = 0.0
+    batches: int = 0
+    full: bool = False
+    worker: str = ""
+    error: str = ""
+    code: str = ""
+
+
 def process_name(kind: str, runner: str, index: int) -> str:
     """How a process is called in logs, events and status: "net/0", "net/broker", "api/1", "supervisor"."""
     names = {"worker": f"{runner}/{index}", "broker": f"{runner}/broker", "api_server": f"api/{index}"}
     return names.get(kind, kind)
 
 
-ControlMessage: TypeAlias = Hello | ChildState | Topology | Welcome | Drain | StatusRequest | Status
+ControlMessage: TypeAlias = (
+    Hello | ChildState | Topology | Welcome | Drain | StatusRequest | Status | ProfileRequest | Trace | ProfileDone
+)
 
 _KINDS: dict[int, type[Any]] = {
     64: Hello,
@@ -174,6 +209,9 @@ _KINDS: dict[int, type[Any]] = {
     68: Drain,
     69: StatusRequest,
     70: Status,
+    71: ProfileRequest,
+    72: Trace,
+    73: ProfileDone,
 }
 _CODES = {cls: code for code, cls in _KINDS.items()}
 

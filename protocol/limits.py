@@ -76,6 +76,11 @@ FORECAST_TABLES_MAX = 8
 FORECAST_SIZES_MAX = 16
 FORECAST_POINTS_MAX = 8
 
+# One trace of torch's profiler: seconds, and events, about 250 bytes each. Ending one with this many stops the worker
+# for half a second.
+TRACE_S_MIN, TRACE_S_MAX = 0.1, 60.0
+TRACE_EVENTS_MAX = 100_000
+
 # One recording of a dispatcher: the file, and what waits for the disk.
 RECORD_BYTES_MAX = 1024 * 1024 * 1024
 RECORD_PENDING_BYTES_MAX = 64 * 1024 * 1024

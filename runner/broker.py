@@ -19,7 +19,7 @@ from pathlib import Path
 from paceline.protocol import child, log
 from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_address, wait
 from paceline.protocol.clock import SystemClock
-from paceline.protocol.control import Drain, State
+from paceline.protocol.control import Drain, State, Topology
 from paceline.protocol.errors import StartError
 from paceline.protocol.signals import SignalPipe
 from paceline.protocol.spec import ChildSpec
@@ -77,7 +77,7 @@ class Broker:
             for order in supervision.hear():
                 if isinstance(order, Drain):
                     exchange.drain(order.grace_s)
-                else:
+                elif isinstance(order, Topology):
                     exchange.look(order)
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paceline.protocol import child, control
 from paceline.protocol.channel import Channels, ClientSocket
-from paceline.protocol.control import ChildState, Drain, Hello, State, Topology
+from paceline.protocol.control import ChildState, Drain, Hello, ProfileDone, State, Topology, Trace
 from paceline.protocol.errors import ProtocolError
 from paceline.protocol.signals import SignalPipe
 from paceline.protocol.slot import Slot
@@ -69,7 +69,11 @@ class Supervision:
         """What to wait for beside `socket`."""
         return (self._signals.fileno(),)
 
-    def hear(self) -> Iterator[Drain | Topology]:
+    def tell(self, done: ProfileDone) -> None:
+        """What became of a Trace."""
+        self._send(done)
+
+    def hear(self) -> Iterator[Drain | Topology | Trace]:
         """What the supervisor said, or a signal; a second SIGTERM leaves no grace."""
         self._signals.drain()
         if self._asked_to_end:
@@ -85,7 +89,7 @@ class Supervision:
                 continue
             if isinstance(message, Drain):
                 yield self._drain(message)
-            elif isinstance(message, Topology):
+            elif isinstance(message, (Topology, Trace)):
                 yield message
 
     def stop(self) -> None:
@@ -106,5 +110,5 @@ class Supervision:
     def _terminate(self, number: int, frame: object) -> None:
         self._asked_to_end = True
 
-    def _send(self, message: Hello | ChildState) -> None:
+    def _send(self, message: Hello | ChildState | ProfileDone) -> None:
         self.socket.send(control.encode(message))

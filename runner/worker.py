@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from paceline.protocol import child, log
 from paceline.protocol.channel import Channels, ClientSocket, ServerSocket, ipc_address, wait
 from paceline.protocol.clock import SystemClock
-from paceline.protocol.control import Drain, State
+from paceline.protocol.control import Drain, ProfileDone, State, Topology, Trace
 from paceline.protocol.errors import PacelineError, StartError, StoreError
 from paceline.protocol.pool import Join, Observation
 from paceline.protocol.signals import SignalPipe
@@ -33,6 +33,7 @@ from paceline.runner.dispatching import device_of, dispatcher_for
 from paceline.runner.execution import Engine
 from paceline.runner.host import Host
 from paceline.runner.intake import limits_for
+from paceline.runner.profiling import Profiling
 from paceline.runner.station import Station
 from paceline.runner.supervision import START_FAILED_EXIT, Supervision
 from paceline.runner.warm_up import warm_up
@@ -52,6 +53,7 @@ class Worker:
 
     _post: Host | Station[ClientSocket]
     _profile: str
+    _profiling: Profiling
 
     def __init__(self, spec: ChildSpec, channels: Channels, signals: SignalPipe) -> None:
         self._spec = spec
@@ -83,24 +85,32 @@ class Worker:
 
     def serve(self) -> None:
         """Until drained. Raises DeviceBroken when the process must end at once, StartError when a broker refuses it."""
-        post, supervision, now = self._post, self._supervision, SystemClock.now
+        post, supervision, profiling, now = self._post, self._supervision, self._profiling, SystemClock.now
         while not post.finished:
-            left_s = post.wake_at() - now()
+            left_s = min(post.wake_at(), profiling.wake_at()) - now()
             if left_s > 0:
                 wait(self._sockets(), min(left_s, _SLEEP_S_MAX), supervision.fds())
             post.turn()
+            self._tell(profiling.look())
             for order in supervision.hear():
                 if isinstance(order, Drain):
                     post.drain(order.grace_s)
-                elif isinstance(post, Station):
+                elif isinstance(order, Trace):
+                    self._tell(profiling.begin(order))
+                elif isinstance(order, Topology) and isinstance(post, Station):
                     post.look(order)
 
     def stop(self) -> None:
+        self._tell(self._profiling.close())
         self._supervision.stop()
 
     def fail(self, error: BaseException) -> None:
         """Tell the supervisor why this worker cannot serve."""
         self._supervision.fail(error)
+
+    def _tell(self, done: ProfileDone | None) -> None:
+        if done is not None:
+            self._supervision.tell(done)
 
     def _sockets(self) -> list[ServerSocket | ClientSocket]:
         pipe = self._post.pipe if isinstance(self._post, Station) else None
@@ -110,6 +120,7 @@ class Worker:
         # Here, because these import torch: Hello and LOADING are said before those seconds.
         from paceline.runner.executor import Executor, kind_of
         from paceline.runner.frameworks.wire_sample import wire_call
+        from paceline.runner.trace_recorder import TraceRecorder
 
         runner = self._runner
         device = torch_device(self._device)
@@ -117,10 +128,12 @@ class Worker:
         self._profile = kind_of(device)
         methods = {method.name: method for method in runner.methods}
         executor = Executor(model.bound, methods, device, runner.max_batch_size, runner.threads, runner.buckets)
+        self._profiling = Profiling(executor, TraceRecorder(device), SystemClock)
         self._supervision.say(State.WARMING)
         samples = {name: call for name, sample in model.samples.items() if (call := wire_call(sample))}
         rows_max, buckets = runner.max_batch_size, tuple(sorted(runner.buckets))
-        return executor, warm_up(executor, runner.methods, samples, rows_max, SystemClock.now, buckets=buckets)
+        seen = warm_up(executor, runner.methods, samples, rows_max, SystemClock.now, buckets=buckets)
+        return self._profiling, seen
 
     def _host(self, engine: Engine, seen: list[Observation]) -> tuple[Host, str, str]:
         """This worker's own queue, and its addresses on this machine and for others."""

@@ -103,13 +103,13 @@ def zmq_in_its_places_only(path: str, tree: ast.Module) -> Iterator[Finding]:
 
 
 def torch_in_its_places_only(path: str, tree: ast.Module) -> Iterator[Finding]:
-    """torch is imported by the executor and the frameworks alone (annotations may name it)."""
-    if path == "runner/executor.py" or path.startswith("runner/frameworks/"):
+    """torch is imported by executor, trace recorder and frameworks alone (annotations may name it)."""
+    if path in ("runner/executor.py", "runner/trace_recorder.py") or path.startswith("runner/frameworks/"):
         return
     unread = typing_lines(tree)
     for line, module, _ in imports(tree):
         if top(module) in {"torch", "torchvision", "torchaudio"} and line not in unread:
-            yield line, f"imports {module}; only runner/executor.py and runner/frameworks/ may"
+            yield line, f"imports {module}; only executor.py, trace_recorder.py and frameworks/ of runner/ may"
 
 
 def onnxruntime_in_its_place_only(path: str, tree: ast.Module) -> Iterator[Finding]:
@@ -214,6 +214,7 @@ GOOD: list[tuple[Check, str, str]] = [
     (zmq_in_its_places_only, "protocol/channel.py", "import zmq"),
     (zmq_in_its_places_only, "protocol/curve.py", "from zmq.utils import z85"),
     (torch_in_its_places_only, "runner/frameworks/x.py", "import torch"),
+    (torch_in_its_places_only, "runner/trace_recorder.py", "import torch"),
     (torch_in_its_places_only, "paceline/x.py", "if TYPE_CHECKING:\n    from torch.nn import Module"),
     (onnxruntime_in_its_place_only, "runner/frameworks/onnx_session.py", "import_module('onnxruntime')"),
     (rooms_by_their_full_name, "runner/x.py", "from paceline.protocol import tensor"),

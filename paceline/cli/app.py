@@ -13,6 +13,7 @@ from paceline.cli.keys import keys_client, keys_list, keys_new, keys_revoke
 from paceline.cli.model_diff import models_diff
 from paceline.cli.models import models_alias, models_delete, models_list, models_show, models_verify
 from paceline.cli.predict import predict
+from paceline.cli.profile import profile
 from paceline.cli.serve import failed_start, serve
 from paceline.cli.status import status
 
@@ -32,6 +33,7 @@ config = typer.Typer(help="Look at the settings.", no_args_is_help=True, context
 
 app.command("serve", rich_help_panel="Serving")(edge(serve, failed_start))
 app.command("status", rich_help_panel="Serving")(edge(status))
+app.command("profile", rich_help_panel="Serving")(edge(profile))
 app.command("predict", rich_help_panel="Using")(edge(predict))
 app.add_typer(models, name="models", rich_help_panel="Using")
 app.add_typer(config, name="config", rich_help_panel="Serving")

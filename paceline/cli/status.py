@@ -31,7 +31,7 @@ def status(
     """Show every process of a running server."""
     from paceline.supervisor import fetch_status
 
-    found = fetch_status(run_dir if run_dir is not None else _find(config))
+    found = fetch_status(run_dir if run_dir is not None else live_run_dir(config))
     if as_json:
         say_json(asdict(found))
         return
@@ -49,7 +49,7 @@ def status(
             say(f"\nlast death of {process.name}: {process.last_death}")
 
 
-def _find(config: Path | None) -> Path:
+def live_run_dir(config: Path | None) -> Path:
     """The directory that the settings name; else that of the one server which lives."""
     from paceline.config import load_config
     from paceline.supervisor import live_run_dirs

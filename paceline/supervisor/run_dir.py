@@ -3,6 +3,7 @@
     lock              held by flock as long as the server lives; holds its pid, and whether a server made all this
     control.sock      children, native clients and `paceline status` speak to the supervisor here
     h-*, p-*, s-*     data sockets, pool sockets and slots of children, random names
+    t-*               traces that nobody has taken away yet
 
 ZeroMQ binds over a live socket silently, so the lock is taken before anything is bound. Only these names are ever
 removed: the directory may be the user's own. Called by the supervisor and, for reading, by status.
@@ -24,7 +25,7 @@ from paceline.protocol import limits
 from paceline.protocol.errors import StartError
 
 LOCK, CONTROL = "lock", "control.sock"
-_OURS = ("h-", "p-", "s-")
+_OURS = ("h-", "p-", "s-", "t-")
 _NAME_BYTES = 34  # the longest name of a socket in it: "h-" and 32 hex digits
 _TRIES_MAX = 100
 _TAKES_MAX, _TAKE_AGAIN_S = 5, 0.01
@@ -81,8 +82,11 @@ class RunDir:
     def fresh_slot(self) -> Path:
         return self.path / f"s-{os.urandom(8).hex()}"
 
+    def fresh_trace(self) -> Path:
+        return self.path / f"t-{os.urandom(8).hex()}.json"
+
     def forget(self, file: Path) -> None:
-        """Remove a dead child's socket or slot, if it is one."""
+        """Remove a dead child's socket or slot, or a trace, if it is one."""
         if file.parent == self.path and file.name.startswith(_OURS):
             file.unlink(missing_ok=True)
 

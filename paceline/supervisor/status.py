@@ -17,13 +17,18 @@ def live_run_dirs(home: Path) -> list[Path]:
     return sorted(path for path in (home / "run").glob("p*") if owner_of(path) is not None)
 
 
+def no_server(run_dir: Path) -> StartError:
+    """What to say where none lives."""
+    return StartError(
+        f"no server runs in {run_dir}; start one with `paceline serve`, or name its directory (--run-dir)"
+    )
+
+
 def fetch_status(run_dir: Path, timeout_s: float = 3.0) -> Status:
     """What the server of `run_dir` says. Raises StartError: no server lives there, or it does not answer in time."""
     pid = owner_of(run_dir)
     if pid is None:
-        raise StartError(
-            f"no server runs in {run_dir}; start one with `paceline serve`, or name its directory (--run-dir)"
-        )
+        raise no_server(run_dir)
     deadline = SystemClock.now() + timeout_s
     with Channels() as channels:
         socket = channels.connect(ipc_address(run_dir / CONTROL), fresh_incarnation())

@@ -16,7 +16,16 @@ from paceline.config.settings import default_run_dir
 from paceline.protocol import channel
 from paceline.protocol.channel import Channels, ipc_address
 from paceline.protocol.clock import SystemClock
-from paceline.protocol.control import ChildState, Drain, Hello, State, Status, StatusRequest
+from paceline.protocol.control import (
+    ChildState,
+    Drain,
+    Hello,
+    ProfileDone,
+    ProfileRequest,
+    State,
+    Status,
+    StatusRequest,
+)
 from paceline.protocol.errors import StartError
 from paceline.protocol.keys import load_server
 from paceline.protocol.spec import ServeSpec
@@ -26,6 +35,7 @@ from paceline.supervisor.events import Draining, Event, Ready, Recording, Reload
 from paceline.supervisor.interview import interview
 from paceline.supervisor.listeners import Listeners, open_listeners
 from paceline.supervisor.options import ServeOptions
+from paceline.supervisor.profiles import Profiles
 from paceline.supervisor.reloading import serve_reloading
 from paceline.supervisor.run_dir import RunDir
 from paceline.supervisor.seat import API_SERVER, BROKER, WORKER, Seat
@@ -109,6 +119,7 @@ class Supervisor:
         self._sources = sources
         self._look_at = _NEVER if sources is None else started_at + POLL_S
         self._crew = Crew(spec, site.run_dir, site.listeners, site.options.programs, site.on_event, self._publish)
+        self._profiles = Profiles(spec, self._crew.seats, site.board.send, site.run_dir)
         self._stop_signals: list[int] = []
         self._draining = False
 
@@ -218,6 +229,7 @@ class Supervisor:
         self._hear(now)
         self._crew.read_output()
         self._crew.bury(now)
+        self._profiles.bury()
         self._crew.watch(now)
         self._crew.start_due(now)
         self._publish()
@@ -231,6 +243,10 @@ class Supervisor:
                     self._crew.heard(message, now)
             elif isinstance(message, StatusRequest):
                 self._board.send(peer, self._status(now))
+            elif isinstance(message, ProfileRequest):
+                self._profiles.asked(peer, message)
+            elif isinstance(message, ProfileDone):
+                self._profiles.answered(peer, message)
 
     def _greet(self, peer: bytes, hello: Hello) -> None:
         if hello.kind == "client":

@@ -255,12 +255,12 @@ def test_status_is_a_table_or_json(home: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_status_finds_the_one_server_that_lives(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive = [home / "run" / "p9000"]
     monkeypatch.setattr("paceline.supervisor.live_run_dirs", lambda _: alive)
-    assert status_command._find(None) == alive[0]
+    assert status_command.live_run_dir(None) == alive[0]
     alive.append(home / "run" / "p8000")
-    assert status_command._find(None) == alive[1]
+    assert status_command.live_run_dir(None) == alive[1]
     alive[1] = home / "run" / "p9001"
     with pytest.raises(ConfigError, match=r"p9000, .*p9001"):
-        status_command._find(None)
+        status_command.live_run_dir(None)
 
 
 def serving(monkeypatch: pytest.MonkeyPatch, code: int = 0) -> list[ServeOptions]:
