@@ -10,9 +10,9 @@ import pytest
 
 from paceline.protocol import messages
 from paceline.protocol.forecast import BacklogPoint
+from paceline.protocol.outlook import Outlook
 from paceline.protocol.tensor import Buffer
 from paceline.runner.bulletin import IDLE_S, INTERVAL_S, TIME_NS_MAX, Bulletin, to_wire
-from paceline.protocol.outlook import Outlook
 from paceline.runner.dispatcher import Forecast, KeyForecast, WorkerForecast
 
 
