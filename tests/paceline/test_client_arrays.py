@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from paceline.client import arrays
-from paceline.client.arrays import array_of, nbytes, tensor_of
+from paceline.client.arrays import array_of, nbytes, tensor_of, tree_of
 from paceline.protocol import dtypes
 from paceline.protocol.dtypes import DType
 from paceline.protocol.errors import InvalidInput
@@ -81,6 +83,44 @@ def test_numbers_take_the_declared_dtype_and_arrays_keep_theirs(
 def test_what_cannot_be_sent_is_refused_by_name(value: object, declared: DType | None, expected: str) -> None:
     with pytest.raises(InvalidInput, match=f"input 'x'.*({expected})"):
         tensor_of(value, "x", declared)
+
+
+_NUMBERS = st.one_of(st.floats(), st.integers(-(2**60), 2**60), st.booleans())
+_NESTED = st.recursive(_NUMBERS, lambda items: st.lists(items, max_size=3), max_leaves=12)
+_BOXES = hnp.array_shapes(max_dims=4, max_side=3).flatmap(
+    lambda shape: st.one_of(
+        hnp.arrays(np.float64, shape),
+        hnp.arrays(object, shape, elements=st.one_of(st.floats(width=32), st.integers(-9, 9))),
+    ).map(np.ndarray.tolist)
+)
+
+
+@given(st.one_of(_BOXES, st.lists(_NESTED, max_size=3)), st.sampled_from([None, dtypes.F16, dtypes.F64, dtypes.I32]))
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_nested_lists_are_the_tensor_that_numpy_makes_of_them(value: list[object], declared: DType | None) -> None:
+    def outcome(convert: Callable[..., Any]) -> object:
+        try:
+            tensor = convert(value, "x", declared)
+        except InvalidInput as error:
+            return error.message
+        return tensor.dtype, tensor.shape, bytes(tensor.data)
+
+    assert outcome(tree_of) == outcome(tensor_of)
+
+
+def test_nested_lists_of_floats_are_not_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        raise AssertionError("numpy goes through the lists once more")
+
+    monkeypatch.setattr(arrays, "_as_array", slow)
+    tensor = tree_of([[[1.5, 2], (3, -0.5)]], "x")
+    assert isinstance(tensor, Tensor)
+    np.testing.assert_array_equal(tensor.numpy(), np.array([[[1.5, 2], [3, -0.5]]], np.float32))
+
+
+def test_an_int_that_no_float_holds_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match="input 'x'"):
+        tree_of([1.5, 10**400], "x")
 
 
 def test_strings_keep_every_byte() -> None:
