@@ -165,11 +165,15 @@ class HttpLoad:
 
     def _answered(self, connection: Connection, status: int, body: bytes) -> None:
         now = time.perf_counter()
+        if not connection.intended_s:  # a server that is not asked anything says 408 (status 0 is its hanging up)
+            self._connections -= status == 0
+            if connection in self._idle:
+                self._idle.remove(connection)
+            return
         if status == 0:
             self._connections -= 1
-            if connection.intended_s:
-                self._errors["connection lost"] += 1
-                self._settle()
+            self._errors["connection lost"] += 1
+            self._settle()
             return
         if self._measure_from <= connection.intended_s < self._stop_at:
             self._record(now - connection.intended_s, status, body)
