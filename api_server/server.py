@@ -30,7 +30,7 @@ from paceline.protocol.catalog import Catalog
 from paceline.protocol.channel import AsyncSocket, Channels
 from paceline.protocol.child import adopt, beat_forever
 from paceline.protocol.clock import SystemClock
-from paceline.protocol.control import ChildState, Drain, Hello, State, Topology
+from paceline.protocol.control import ChildState, Drain, Hello, Seen, State, Topology
 from paceline.protocol.errors import PacelineError, ProtocolError
 from paceline.protocol.host_pipe import Connect, connector
 from paceline.protocol.hosts import Hosts
@@ -220,10 +220,11 @@ class ApiServer:
             return
         if isinstance(message, Topology):
             self._http.hosts.apply(message)
+            self._say(Seen(message.version))
         elif isinstance(message, Drain):
             self._drain(message.grace_s)
 
-    def _say(self, message: Hello | ChildState) -> None:
+    def _say(self, message: Hello | ChildState | Seen) -> None:
         self._control.send(control.encode(message))
 
     async def _count(self) -> None:

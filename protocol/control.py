@@ -108,6 +108,13 @@ class Topology:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """An API server goes by the Topology of this version now."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """The answer to a client's Hello: the ServeSpec as spec.py encodes it."""
 
@@ -198,7 +205,17 @@ def process_name(kind: str, runner: str, index: int) -> str:
 
 
 ControlMessage: TypeAlias = (
-    Hello | ChildState | Topology | Welcome | Drain | StatusRequest | Status | ProfileRequest | Trace | ProfileDone
+    Hello
+    | ChildState
+    | Topology
+    | Seen
+    | Welcome
+    | Drain
+    | StatusRequest
+    | Status
+    | ProfileRequest
+    | Trace
+    | ProfileDone
 )
 
 _KINDS: dict[int, type[Any]] = {
@@ -212,6 +229,7 @@ _KINDS: dict[int, type[Any]] = {
     71: ProfileRequest,
     72: Trace,
     73: ProfileDone,
+    74: Seen,
 }
 _CODES = {cls: code for code, cls in _KINDS.items()}
 

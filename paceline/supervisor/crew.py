@@ -113,11 +113,21 @@ class Crew:
         return None
 
     def settled(self) -> bool:
-        """Whether every runner is up or given up, and the same for the API servers."""
+        """Whether every runner is up or given up, and the same for the API servers; those that are READY know of it, so
+        that none answers "not ready" to whoever was told that the server is."""
         servers = self._group(API_SERVER, "")
-        if not any(server.is_ready for server in servers) and not all(server.given_up for server in servers):
+        ready = [server for server in servers if server.is_ready]
+        if not ready and not all(server.given_up for server in servers):
+            return False
+        if any(server.seen < self.pictures.hosts.version for server in ready):
             return False
         return all(self._is_up(runner.name) or self._is_lost(runner.name) for runner in self._spec.runners)
+
+    def seen(self, incarnation: bytes, version: int) -> None:
+        """An API server goes by this version of the picture now."""
+        seat = self.find(incarnation)
+        if seat is not None:
+            seat.seen = version
 
     def served(self) -> tuple[Served, ...]:
         """The runners that are up."""

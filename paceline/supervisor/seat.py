@@ -33,7 +33,8 @@ class Seat:
     """`start_at`: when the next process is due, None while there is one or none is to come. `killed_for`: why we sent
     SIGKILL. `stalled`: why it gets nothing new for now, though it is READY. `said`: the process's own FAILED message;
     from then on it has until `leave_by` to exit. `dismissed`: it was told to leave, and has no successor. `has_served`:
-    this or an earlier process served requests. `pool_address`: where the workers of a broker join it."""
+    this or an earlier process served requests. `pool_address`: where the workers of a broker join it. `seen`: which
+    version of the picture an API server goes by."""
 
     kind: str
     runner: str
@@ -57,6 +58,7 @@ class Seat:
     given_up: str = ""
     restarts: int = 0
     last_death: str = ""
+    seen: int = -1
 
     @property
     def name(self) -> str:
@@ -73,6 +75,7 @@ class Seat:
     def fill(self, occupant: Occupant) -> None:
         self.occupant = occupant
         self.state = State.STARTING
+        self.seen = -1
         self.address = self.remote_address = self.pool_address = ""
         self.killed_for = self.stalled = self.said = ""
         self.leave_by = self.start_at = None

@@ -22,6 +22,7 @@ from paceline.protocol.control import (
     Hello,
     ProfileDone,
     ProfileRequest,
+    Seen,
     State,
     Status,
     StatusRequest,
@@ -241,6 +242,8 @@ class Supervisor:
             elif isinstance(message, ChildState):
                 if message.incarnation == peer:
                     self._crew.heard(message, now)
+            elif isinstance(message, Seen):
+                self._crew.seen(peer, message.version)
             elif isinstance(message, StatusRequest):
                 self._board.send(peer, self._status(now))
             elif isinstance(message, ProfileRequest):

@@ -29,6 +29,11 @@ class Picture:
         self._told = 0
 
     @property
+    def version(self) -> int:
+        """Of the present snapshot."""
+        return self._version
+
+    @property
     def changed(self) -> bool:
         """Whether there is something that not everybody was told yet."""
         return self._version > self._told

@@ -19,7 +19,7 @@ import pytest
 
 from paceline.protocol import control, messages
 from paceline.protocol.channel import Channels, ServerSocket, fresh_incarnation, ipc_address, wait
-from paceline.protocol.control import ChildState, Drain, Hello, Host, State
+from paceline.protocol.control import ChildState, Drain, Hello, Host, Seen, State
 from paceline.protocol.messages import Infer, InferItem
 from paceline.protocol.slot import read_slot
 from paceline.protocol.spec import ChildSpec, HttpSpec, RunnerSpec, ServeSpec, encode_child
@@ -156,6 +156,15 @@ def test_it_drains_on_the_supervisors_word_and_answers_the_rest_at_the_end_of_th
         assert (reply.status, json.loads(reply.read())["code"]) == (503, "draining")
         world.process.communicate(timeout=20)
         assert world.process.returncode == 0
+
+
+def test_it_says_which_picture_it_goes_by_and_is_ready_by_then(tmp_path: Path) -> None:
+    with supervised(tmp_path) as world:
+        world.ready()
+        assert world.control(Seen).version == 1
+        connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=30)
+        connection.request("GET", "/v2/health/ready")
+        assert connection.getresponse().status == 200
 
 
 def test_the_open_requests_of_a_lost_host_go_to_the_next_one(tmp_path: Path) -> None:

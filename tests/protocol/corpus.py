@@ -198,6 +198,7 @@ CONTROL: dict[str, ControlMessage] = {
     "status_request": control.StatusRequest(),
     "profile_request": control.ProfileRequest("net", 1, 5.0),
     "profile_request_any": control.ProfileRequest("net", None, 0.5),
+    "seen": control.Seen(7),
     "trace": control.Trace(5.0, "/run/paceline/t-1.json"),
     "profile_done": control.ProfileDone("/run/paceline/t-1.json", 5.25, 120, False, "net/1"),
     "profile_failed": control.ProfileDone(error="runner 'nte' is not served here.", code="model_not_found"),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from paceline.protocol import child, control
 from paceline.protocol.channel import Channels, ClientSocket, wait
-from paceline.protocol.control import ChildState, Drain, Hello, State, Topology
+from paceline.protocol.control import ChildState, Drain, Hello, Seen, State, Topology
 from paceline.protocol.slot import Slot
 from paceline.protocol.spec import ChildSpec
 
@@ -37,7 +37,7 @@ def main() -> None:
         if spec.kind == "api_server":
             answer_connections(spec)
             say(supervisor, spec, State.READY)
-            serve_until_drained(supervisor)
+            serve_until_drained(supervisor, says_seen=True)
             return
         if spec.kind == "broker":
             data, pool = [channels.bind(f"ipc://{spec.serve.run_dir}/{kind}-{os.urandom(8).hex()}") for kind in "hp"]
@@ -72,7 +72,7 @@ def behave(spec: ChildSpec, slot: Slot, channels: Channels, supervisor: ClientSo
     serve_until_drained(supervisor)
 
 
-def serve_until_drained(supervisor: ClientSocket) -> None:
+def serve_until_drained(supervisor: ClientSocket, says_seen: bool = False) -> None:
     while True:
         wait([supervisor], None)
         for parts in supervisor.drain():
@@ -80,6 +80,8 @@ def serve_until_drained(supervisor: ClientSocket) -> None:
             if isinstance(message, Topology):
                 hosts = "".join(sorted("w" if not host.address else "b" for host in message.hosts))
                 sys.stdout.write(f"sees {hosts!r}, {len(message.lost)} lost\n")
+                if says_seen:
+                    supervisor.send(control.encode(Seen(message.version)))
             if isinstance(message, Drain):
                 sys.stdout.write("drained\n")
                 return

@@ -84,6 +84,11 @@ class Room:
         said = ChildState(seat.occupant.incarnation, state, detail, address, pool_address=pool_address)
         self.crew.heard(said, NOW)
 
+    def sees(self, server: Seat) -> None:
+        """The API server goes by the present picture."""
+        assert server.occupant is not None
+        self.crew.seen(server.occupant.incarnation, self.crew.pictures.hosts.version)
+
     def broker(self) -> Seat:
         seat = self.filled(BROKER)
         self.says(seat, State.READY, "ipc:///run/p/h-1", "ipc:///run/p/p-1")
@@ -222,12 +227,28 @@ def test_what_a_worker_lost_before_the_broker_had_begun_is_begun(pooled: Room) -
 
 
 def test_a_runner_is_up_with_its_broker_and_one_worker(pooled: Room) -> None:
-    pooled.says(pooled.filled(API_SERVER), State.READY)
+    server = pooled.filled(API_SERVER)
+    pooled.says(server, State.READY)
     pooled.worker(1)
     assert (pooled.crew.settled(), pooled.crew.served()) == (False, ())
     pooled.broker()
+    pooled.sees(server)
     assert pooled.crew.settled()
     assert pooled.crew.served() == (Served("net", 2, 1, "central"),)
+
+
+def test_a_server_is_up_when_every_ready_api_server_knows_of_its_runners(pooled: Room) -> None:
+    server = pooled.filled(API_SERVER)
+    pooled.says(server, State.READY)
+    pooled.sees(server)
+    pooled.worker(0)
+    pooled.broker()
+    assert not pooled.crew.settled()  # the picture with the broker in it is on its way
+    pooled.sees(server)
+    assert pooled.crew.settled()
+    pooled.dies(server, returncode=-9)
+    pooled.says(pooled.filled(API_SERVER), State.READY)
+    assert not pooled.crew.settled()  # the successor has seen nothing
 
 
 def test_without_its_broker_a_runner_is_lost_and_its_workers_end(pooled: Room) -> None:
@@ -267,6 +288,8 @@ def test_a_service_without_runners_can_be_served() -> None:
     room = Room(ServeSpec((), HttpSpec(), str(RUN_DIR)))
     assert room.crew.nothing_left() == ""
     assert not room.crew.settled()
-    room.says(room.filled(API_SERVER), State.READY)
+    server = room.filled(API_SERVER)
+    room.says(server, State.READY)
+    room.sees(server)
     assert room.crew.settled()
     assert room.crew.served() == ()

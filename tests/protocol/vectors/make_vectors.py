@@ -40,6 +40,7 @@ DESCRIPTIONS = {
     "status": "The supervisor's answer, with one process.",
     "profile_request": "Asks for a trace of 5 s of worker 1 of a runner.",
     "profile_request_any": "Asks for one of the busiest worker.",
+    "seen": "An API server goes by version 7 of the topology.",
     "trace": "The supervisor has a worker record 5 s.",
     "profile_done": "A trace of 120 batches is written.",
     "profile_failed": "No trace: there is no such runner.",
