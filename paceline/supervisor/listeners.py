@@ -124,10 +124,14 @@ def _owner(port: int) -> str:
 
 def _eldest(process: psutil.Process, port: int) -> psutil.Process:
     """Whoever handed the socket down to `process`: psutil names any one of those who hold it."""
-    parent = process.parent()
-    if parent is None or not any(_listens(each.status, each.laddr, port) for each in parent.net_connections("tcp")):
+    try:
+        parent = process.parent()
+        held = parent is not None and any(
+            _listens(each.status, each.laddr, port) for each in parent.net_connections("tcp")
+        )
+    except psutil.Error:  # the parent, often an init process, may not be looked into
         return process
-    return _eldest(parent, port)
+    return _eldest(parent, port) if parent is not None and held else process
 
 
 def _listens(status: str, local: object, port: int) -> bool:

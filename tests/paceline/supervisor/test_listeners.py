@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
+import psutil
 import pytest
 
 from paceline.protocol.errors import StartError
@@ -63,6 +65,22 @@ def test_url_is_one_that_this_machine_can_dial() -> None:
 def test_taken_port_is_refused_also_when_its_owner_shares_it() -> None:
     with open_listeners("127.0.0.1", 0, 2) as first, pytest.raises(StartError, match=f"port {first.port} .* in use"):
         open_listeners("127.0.0.1", first.port, 2)
+
+
+def test_owner_of_a_taken_port_is_named_where_its_parent_may_not_be_looked_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Closed:
+        def net_connections(self, kind: str) -> None:
+            raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil.Process, "parent", lambda self: Closed())
+    with (
+        open_listeners("127.0.0.1", 0, 1) as listeners,
+        pytest.raises(StartError, match=f"in use by the process with pid {os.getpid()} "),
+        open_listeners("127.0.0.1", listeners.port, 1),
+    ):
+        pass
 
 
 def test_host_that_does_not_exist_is_named() -> None:
